@@ -1,0 +1,20 @@
+"""What is said to a person when their input cannot be used: what is wrong, then what to do."""
+
+from __future__ import annotations
+
+
+class ScalerError(Exception):
+    """A slip that the user can mend: two lines, exit code 2, nothing changed on disk."""
+
+    exit_code = 2
+
+    def __init__(self, wrong: str, cure: str) -> None:
+        super().__init__(f"{wrong}\n  → {cure}")
+        self.wrong = wrong
+        self.cure = cure
+
+
+class Waiting(ScalerError):
+    """The run stands at a gate or is paused; nothing is wrong."""
+
+    exit_code = 3
