@@ -32,7 +32,7 @@ class Record(BaseModel):
     @classmethod
     def load(cls, path: Path) -> Self:
         """Read one JSON file."""
-        return cls.read(json.loads(path.read_text(encoding="utf-8")), path.name)
+        return cls.read(from_json(path.read_text(encoding="utf-8")), path.name)
 
 
 def to_json(data: Any) -> str:

@@ -1,0 +1,182 @@
+"""A plan: every number of a run filled in, phase by phase; written by `scaler plan`, editable, runnable."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+
+from scaler_wizard.events import Stage
+from scaler_wizard.grow import Operator
+from scaler_wizard.metrics import MeasureSpec
+from scaler_wizard.recipe import Breaker, GateLimits, Limits
+from scaler_wizard.record import Record
+
+
+class Baseline(Record):
+    """P0: measure the base, change nothing."""
+
+    kind: Literal["baseline"] = "baseline"
+
+
+class Grow(Record):
+    """P1: more parameters."""
+
+    kind: Literal["grow"] = "grow"
+    operators: tuple[Operator, ...]
+    """Growth operators, applied in one pass."""
+    parameters: int
+    """Exact number of parameters afterwards."""
+
+
+class Extend(Record):
+    """P2: one rung of the ladder to a longer window."""
+
+    kind: Literal["extend"] = "extend"
+    length: int
+    """Window afterwards, in tokens."""
+    method: str = "yarn"
+    """How the rotary frequencies change."""
+    options: dict[str, float] = Field(default={})
+    """Settings of the method that differ from its defaults."""
+
+
+class Train(Record):
+    """P3: train the grown model on packed text, under the circuit breaker."""
+
+    kind: Literal["heal"] = "heal"
+    train: Literal["new", "lora", "all"]
+    """What learns: new parameters only, low-rank adapters (merged at the end), or everything."""
+    steps: Annotated[int, Field(ge=1)]
+    """Optimiser steps."""
+    windows_per_step: Annotated[int, Field(ge=1)]
+    """Training windows in one optimiser step: the effective batch."""
+    micro_batch: Annotated[int, Field(ge=1)]
+    """Windows that are in memory at once."""
+    window: Annotated[int, Field(ge=8)]
+    """Tokens per training window."""
+    short_share: Annotated[float, Field(ge=0, le=1)] = 0.25
+    """Share of windows trained at native length and positions, as a guard of short text."""
+    skip_share: Annotated[float, Field(ge=0, le=1)] = 0.0
+    """Share of windows with skipped positions out to the target length (PoSE, arXiv:2309.10400)."""
+    needle_share: Annotated[float, Field(ge=0, le=0.1)] = 0.0
+    """Share of windows that carry a fact to retrieve."""
+    learning_rate: Annotated[float, Field(gt=0)]
+    """Peak learning rate."""
+    warmup_steps: Annotated[int, Field(ge=0)]
+    """Steps of linear warm-up; cosine decay to a tenth follows."""
+    weight_decay: Annotated[float, Field(ge=0)] = 0.0
+    """AdamW weight decay."""
+    clip: Annotated[float, Field(gt=0)] = 1.0
+    """Largest gradient norm."""
+    lora_rank: Annotated[int, Field(ge=1)] = 16
+    """Rank of the adapters where `train` is lora (rank-stabilised scaling)."""
+    evaluate_every: Annotated[int, Field(ge=1)]
+    """Steps between evaluations on calibration text."""
+    checkpointing: bool = False
+    """Recompute activations in the backward pass to save memory."""
+    control: bool = True
+    """Also train the base on the same tokens in the same order, to know whether growth paid."""
+
+
+class Export(Record):
+    """P4: a stock Hugging Face folder, a model card and the report."""
+
+    kind: Literal["export"] = "export"
+
+
+Change = Annotated[Baseline | Grow | Extend | Train | Export, Field(discriminator="kind")]
+
+
+class Estimate(Record):
+    """What a phase will need, and where the numbers come from; unknown is null."""
+
+    seconds: float | None
+    """Wall time."""
+    memory_bytes: int | None
+    """Peak memory of the worker."""
+    disk_bytes: int | None
+    """New bytes in the run folder."""
+    basis: str
+    """How these were found."""
+
+
+class Phase(Record):
+    """One change to the model, with its measurement and its gate."""
+
+    number: Annotated[int, Field(ge=0, le=999)]
+    """Position in the run, from 0."""
+    stage: Stage
+    """P0 baseline, P1 parameters, P2 context, P3 quality, P4 merge and export."""
+    name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]*$")]
+    """What the phase does, in one word or two: `extend-512`."""
+    change: Change
+    """The change."""
+    measure: MeasureSpec | None
+    """What is measured afterwards; null where the phase measures nothing of its own."""
+    estimate: Estimate
+    """What it will need."""
+
+    @property
+    def slug(self) -> str:
+        """Name of the checkpoint folder: `003-extend-512`."""
+        return f"{self.number:03d}-{self.name}"
+
+
+class Base(Record):
+    """The model that is grown, as the plan found it."""
+
+    source: str
+    """As the recipe named it."""
+    folder: Path
+    """Where its files are."""
+    name: str
+    """Its name."""
+    licence: str | None
+    """Its licence; null where the files do not say."""
+    family: str
+    """Its architecture."""
+    parameters: int
+    """Exact number of parameters."""
+    layers: int
+    """Transformer blocks."""
+    hidden: int
+    """Width of the residual stream."""
+    native_context: int
+    """Window in tokens, by its configuration."""
+    dtype: str
+    """Type of its weights."""
+
+
+class Plan(Record):
+    """Everything that a run will do; a plan file can be edited and run itself."""
+
+    format: Literal[1] = 1
+    """Version of this file format."""
+    name: str
+    """Beginning of the run folder's name."""
+    base: Base
+    """What is grown."""
+    parameters: int
+    """Parameters at the end."""
+    context: int
+    """Window at the end, in tokens."""
+    data: str
+    """Text to heal with and to measure on."""
+    phases: tuple[Phase, ...]
+    """What will be done, in order."""
+    limits: Limits
+    """What the run may use."""
+    gate: GateLimits
+    """What a gate lets pass."""
+    breaker: Breaker
+    """When training is stopped."""
+    seed: int
+    """Seed of everything random."""
+    estimate: Estimate
+    """The whole run."""
+    notes: tuple[str, ...] = ()
+    """Choices that were made and wishes that were not followed, with the reasons."""
+    recipe: dict[str, Any]
+    """The recipe that this plan was made from, for the record."""

@@ -1,0 +1,212 @@
+"""What the user wants, in one YAML file: two lines suffice (`model:` and `context:` or `parameters:`)."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import AfterValidator, BeforeValidator, Field
+
+from scaler_wizard.errors import ScalerError
+from scaler_wizard.record import Record
+
+LARGEST_FILE = 64 * 1024
+DEEPEST_NESTING = 20
+_NUMBER = re.compile(r"(\d+(?:\.\d+)?)\s*([xX]|[kKmMbBgG]?)")
+
+
+def count(text: str | int | float, *, kilo: int = 1000) -> int:
+    """Read a number as people write it: 200M, 1.5B, 16K (`kilo=1024` for tokens), 16384."""
+    match = _NUMBER.fullmatch(str(text).strip())
+    if not match or match[2] in "xX" and match[2]:
+        raise ValueError("expected a number like 16384, 16K, 200M or 1.5B")
+    power = {"": 0, "k": 1, "m": 2, "b": 3, "g": 3}[match[2].lower()]
+    return int(float(match[1]) * kilo**power + 0.5)
+
+
+def factor(text: str) -> float | None:
+    """Read "1.5x" as 1.5; None where the text is no factor."""
+    match = _NUMBER.fullmatch(str(text).strip())
+    return float(match[1]) if match and match[2] in ("x", "X") else None
+
+
+def _as_text(value: Any) -> Any:
+    return str(value) if isinstance(value, (int, float)) and not isinstance(value, bool) else value
+
+
+def _readable(value: str) -> str:
+    if factor(value) is None:
+        count(value)
+    return value
+
+
+def _tokens(value: Any) -> Any:
+    return count(value, kilo=1024) if isinstance(value, str) else value
+
+
+def _count(value: Any) -> Any:
+    return count(value) if isinstance(value, str) else value
+
+
+def _memory(value: Any) -> Any:
+    return count(value, kilo=1024) if isinstance(value, str) else value
+
+
+Target = Annotated[str, BeforeValidator(_as_text), AfterValidator(_readable)]
+Tokens = Annotated[int, BeforeValidator(_tokens), Field(gt=0)]
+Count = Annotated[int, BeforeValidator(_count), Field(gt=0)]
+Bytes = Annotated[int, BeforeValidator(_memory), Field(gt=0)]
+
+
+class Limits(Record):
+    """What a run may use; a recipe can lower these and never raise them above the human contract."""
+
+    memory_share: Annotated[float, Field(gt=0, le=0.90)] = 0.90
+    """Share of the device's memory."""
+    memory: Bytes | None = None
+    """Memory in bytes, where less than the share is wanted ("6G")."""
+    threads: Annotated[int, Field(ge=1, le=1024)] | None = None
+    """Processor threads of the worker; all that the machine gives where this is left out."""
+
+
+class GateLimits(Record):
+    """What a gate lets pass without asking twice."""
+
+    short_regression: Annotated[float, Field(ge=0)] = 0.05
+    """Largest rise of the loss on short text against the base, nats per token."""
+    truncation_loss: Annotated[float, Field(ge=0)] = 0.10
+    """Largest loss of the long window against simply truncating the text, nats per token, after a context phase."""
+    needle_share: Annotated[float, Field(ge=0, le=1)] = 0.75
+    """Needles found at the longest window, as a share of what is found inside the native window, after a context phase."""
+    accuracy_drop: Annotated[float, Field(ge=0, le=1)] = 0.05
+    """Largest fall of the probe's accuracy against the base; only counted where it is outside the base's interval."""
+
+
+class Breaker(Record):
+    """The circuit breaker of a training phase."""
+
+    window: Annotated[int, Field(ge=2, le=1000)] = 10
+    """Evaluations in the rolling window."""
+    slope: Annotated[float, Field(gt=0)] = 0.15
+    """Largest rise of the perplexity per evaluation over the window, as a share of the first perplexity in it."""
+    accuracy_floor: Annotated[float, Field(ge=0, le=1)] = 0.50
+    """Lowest accuracy, for models whose base is above it; for weaker ones the base less `accuracy_margin` counts."""
+    accuracy_margin: Annotated[float, Field(ge=0, le=1)] = 0.05
+    """How far below its base a model may fall."""
+    divergence: Annotated[float, Field(gt=0)] = 1.0
+    """Largest training loss above the first evaluation's loss, nats per token, averaged over five steps."""
+    action: Literal["stop", "warn"] = "stop"
+    """Stop the phase and go back, or only warn; NaN, infinity and the memory ceiling always stop."""
+
+
+class Heal(Record):
+    """Training after growth."""
+
+    tokens: Count | None = None
+    """Tokens to train on ("200K"); chosen by the plan where left out."""
+    train: Literal["new", "lora", "all"] | None = None
+    """What learns: new parameters only, low-rank adapters, or everything; chosen by the plan where left out."""
+    learning_rate: Annotated[float, Field(gt=0)] | None = None
+    """Peak learning rate; chosen by the plan where left out."""
+    window: Tokens | None = None
+    """Tokens per training window; chosen by the plan where left out."""
+    lora_rank: Annotated[int, Field(ge=1, le=1024)] | None = None
+    """Rank of the adapters, for train: lora."""
+    control: bool = True
+    """Also train the base on the same tokens, to know whether growth paid."""
+
+
+class Measure(Record):
+    """How thoroughly to measure."""
+
+    windows: Annotated[int, Field(ge=1)] | None = None
+    """Long windows of held-out text; chosen by the plan where left out."""
+    needles: Annotated[int, Field(ge=1)] | None = None
+    """Facts asked for at each length; chosen by the plan where left out."""
+    probe: Literal["capitals", "none"] | None = None
+    """Multiple-choice questions; chosen by the plan where left out."""
+
+
+class Recipe(Record):
+    """What the user wants."""
+
+    model: Annotated[str, Field(min_length=1)]
+    """What to grow: a folder, a GGUF file, a hub id, or `embedded` or `smollm2`."""
+    parameters: Target | None = None
+    """Size to grow to: "1.3x", "200M"; left out, the model keeps its size."""
+    context: Target | None = None
+    """Window to grow to: "16K", "2x"; left out, the model keeps its window."""
+    name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{0,39}$")] | None = None
+    """Name of the run's folder begins with this."""
+    data: str = "kjv"
+    """Text to heal with and to measure on: `kjv` (King James Bible, public domain) or a file or folder of text."""
+    heal: Heal | Literal[False] = Heal()
+    """Training after growth; false leaves it out."""
+    measure: Measure = Measure()
+    """How thoroughly to measure."""
+    limits: Limits = Limits()
+    """What the run may use."""
+    gate: GateLimits = GateLimits()
+    """What a gate lets pass."""
+    breaker: Breaker = Breaker()
+    """When training is stopped."""
+    seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
+    """Seed of everything random."""
+
+
+def load_recipe(path: Path, settings: Sequence[str] = ()) -> Recipe:
+    """Read a recipe file and lay `a.b=c` settings over it."""
+    data = load_yaml(path)
+    for setting in settings:
+        _set(data, setting)
+    return Recipe.read(data, path.name)
+
+
+def load_yaml(path: Path) -> dict[str, Any]:
+    """Read a small YAML mapping; aliases and deep nesting are refused, since they are how YAML attacks work."""
+    if not path.is_file():
+        raise ScalerError(f"{path}: no such file", "check the path; `scaler demo` shows a run without a recipe")
+    raw = path.read_bytes()
+    if len(raw) > LARGEST_FILE:
+        raise ScalerError(f"{path.name}: {len(raw)} bytes; at most {LARGEST_FILE} are read", "shorten the file")
+    try:
+        text = raw.decode("utf-8")
+        _check_tokens(path, text)
+        data = yaml.safe_load(text)
+    except UnicodeDecodeError:
+        raise ScalerError(f"{path.name}: not UTF-8 text", "save the file as UTF-8") from None
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f"line {mark.line + 1}" if mark else "somewhere"
+        raise ScalerError(f"{path.name}: {where}: not valid YAML", "check the indentation and the colons") from None
+    if not isinstance(data, dict):
+        raise ScalerError(f"{path.name}: not a mapping of fields", "write lines such as `model: smollm2`")
+    return data
+
+
+def _check_tokens(path: Path, text: str) -> None:
+    depth = 0
+    for token in yaml.scan(text):
+        if isinstance(token, (yaml.AliasToken, yaml.AnchorToken)):
+            raise ScalerError(f"{path.name}: YAML anchors and aliases are not read", "write the values out")
+        if isinstance(token, (yaml.BlockMappingStartToken, yaml.BlockSequenceStartToken, yaml.FlowMappingStartToken)):
+            depth += 1
+        elif isinstance(token, (yaml.BlockEndToken, yaml.FlowMappingEndToken)):
+            depth -= 1
+        if depth > DEEPEST_NESTING:
+            raise ScalerError(f"{path.name}: nested deeper than {DEEPEST_NESTING}", "flatten the file")
+
+
+def _set(data: dict[str, Any], setting: str) -> None:
+    key, equals, value = setting.partition("=")
+    if not equals or not key:
+        raise ScalerError(f"--set {setting}: expected a.b=value", "for example --set heal.tokens=100K")
+    *path, last = key.split(".")
+    for part in path:
+        data = data.setdefault(part, {})
+        if not isinstance(data, dict):
+            raise ScalerError(f"--set {setting}: {part} is a value, not a group", "check the name of the setting")
+    data[last] = yaml.safe_load(value)

@@ -1,0 +1,47 @@
+"""What a supervisor hands to a worker: one phase, where to read, where to stage, what it may use."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from scaler_wizard.metrics import Measurement
+from scaler_wizard.phases import Base, Phase
+from scaler_wizard.recipe import Breaker
+from scaler_wizard.record import Record
+
+
+class Task(Record):
+    """One phase for one worker; the very same file runs on a local child, under torchrun or on another machine."""
+
+    run_id: str
+    """Which run."""
+    trace_id: str
+    """One id for everything that belongs together."""
+    phase: Phase
+    """What to do."""
+    base: Base
+    """The model that the run began with."""
+    current: Path
+    """Folder of the checkpoint that this phase starts from; the base's folder at first."""
+    staging: Path
+    """Folder that the phase's model is written into; exists and is empty, or holds an interrupted attempt."""
+    scratch: Path
+    """Folder for training snapshots; survives the worker and is removed when the phase is committed."""
+    report: Path | None
+    """Folder for the report, where the phase writes one."""
+    run_folder: Path
+    """The run folder, to read its journal for the report and the model card; a worker never writes to the journal."""
+    data: str
+    """Text to heal with and to measure on."""
+    target_context: int
+    """Longest window of the whole run: what the baseline is measured out to."""
+    baseline: Measurement | None
+    """What phase P0 measured; null in P0 itself."""
+    breaker: Breaker
+    """When training is stopped."""
+    memory_limit_bytes: int
+    """Most memory that the worker may use."""
+    threads: int
+    """Processor threads."""
+    seed: int
+    """Seed of everything random."""
