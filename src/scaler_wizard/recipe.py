@@ -21,7 +21,7 @@ _NUMBER = re.compile(r"(\d+(?:\.\d+)?)\s*([xX]|[kKmMbBgG]?)")
 def count(text: str | int | float, *, kilo: int = 1000) -> int:
     """Read a number as people write it: 200M, 1.5B, 16K (`kilo=1024` for tokens), 16384."""
     match = _NUMBER.fullmatch(str(text).strip())
-    if not match or match[2] in "xX" and match[2]:
+    if not match or (match[2] and match[2] in "xX"):
         raise ValueError("expected a number like 16384, 16K, 200M or 1.5B")
     power = {"": 0, "k": 1, "m": 2, "b": 3, "g": 3}[match[2].lower()]
     return int(float(match[1]) * kilo**power + 0.5)
@@ -80,7 +80,7 @@ class GateLimits(Record):
     truncation_loss: Annotated[float, Field(ge=0)] = 0.10
     """Largest loss of the long window against simply truncating the text, nats per token, after a context phase."""
     needle_share: Annotated[float, Field(ge=0, le=1)] = 0.75
-    """Needles found at the longest window, as a share of what is found inside the native window, after a context phase."""
+    """Needles found at the longest window after a context phase, as a share of those found in the native window."""
     accuracy_drop: Annotated[float, Field(ge=0, le=1)] = 0.05
     """Largest fall of the probe's accuracy against the base; only counted where it is outside the base's interval."""
 

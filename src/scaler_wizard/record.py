@@ -15,7 +15,7 @@ from scaler_wizard.errors import ScalerError
 
 
 class Record(BaseModel):
-    """Frozen; unknown fields refused; the docstring under a field is its help, its schema text and its reference entry."""
+    """Frozen; unknown fields refused; the docstring under a field is its help, its schema text, its reference entry."""
 
     model_config = ConfigDict(
         frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=True, ser_json_inf_nan="strings"

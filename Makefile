@@ -1,0 +1,37 @@
+# Every target sets up what it needs: a virtual environment with torch as named in constraints.txt.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+.PHONY: demo demo-real test check generate soak clean
+
+demo: $(READY)  ## the whole main job on the embedded model, some minutes
+	$(BIN)/scaler demo
+
+demo-real: $(READY)  ## the same on SmolLM2-135M
+	$(BIN)/scaler demo --model smollm2
+
+test: $(READY)  ## the tests
+	$(BIN)/python -m pytest
+
+check: $(READY)  ## lint, types, layers, generated files, tests
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/python scripts/generate_schemas.py --check
+	$(BIN)/python -m pytest
+
+generate: $(READY)  ## write the generated files again
+	$(BIN)/python scripts/generate_schemas.py
+
+$(READY): pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.12 $(MAKECMDGOALS)")'
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet -c constraints.txt -e '.[dev]'
+	touch $(READY)
+
+clean:  ## remove the virtual environment; runs stay
+	rm -rf $(VENV)
