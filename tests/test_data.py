@@ -150,4 +150,17 @@ def test_only_pieces_shorter_than_a_window_are_packed() -> None:
 def test_training_windows_are_the_same_for_the_same_seed_only() -> None:
     one, same, other = (training_windows(sized(205, 33), 10, seed).ids for seed in (5, 5, 6))
     assert (one == same).all()
-    assert one.tolist() != other.tolist()
+    assert {row[0] for row in one.tolist()} != {row[0] for row in other.tolist()}  # other cuts, not only another order
+    assert one[:, 0].tolist() != sorted(one[:, 0].tolist())
+
+
+def test_a_document_id_belongs_to_one_piece_of_text() -> None:
+    made = training_windows(sized(95, 7, 3, 52, 4, 12), 10, 0)
+    for number in np.unique(made.document_ids):
+        tokens = made.ids[made.document_ids == number]
+        assert np.ptp(tokens) < 10  # one piece, shorter than a window
+
+
+def test_a_line_separator_inside_a_json_text_is_text(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_text('{"text": "one\u2028' + PROSE + '"}\n', encoding="utf-8")
+    assert load_corpus(str(tmp_path / "a.jsonl")).train[0].text.startswith("one\u2028It")

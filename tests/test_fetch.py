@@ -2,6 +2,8 @@
 
 import hashlib
 import os
+import sys
+import venv
 import zipfile
 from pathlib import Path
 
@@ -70,6 +72,13 @@ def test_a_failing_pip_is_reported_in_two_lines(index: Path, tmp_path: Path) -> 
         fetch_wheel("no-such-text", "1.0", "0" * 64, cache=tmp_path / "cache")
     assert len(str(caught.value).splitlines()) == 2
     assert files(tmp_path / "cache") == []
+
+
+def test_a_python_without_pip_is_told_how_to_get_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    venv.create(tmp_path / "bare", with_pip=False, symlinks=True)
+    monkeypatch.setattr(sys, "executable", str(tmp_path / "bare" / "bin" / "python"))
+    with pytest.raises(ScalerError, match="ensurepip"):
+        fetch_wheel("tiny-text", "1.0", "0" * 64, cache=tmp_path / "cache")
 
 
 def test_the_cache_follows_the_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -140,7 +140,7 @@ def _read_file(path: Path, name: str) -> list[Document]:
     text = _decoded(path)
     if path.suffix.lower() != ".jsonl":
         return [Document(name, _not_empty(text, name))]
-    lines = [(number, line) for number, line in enumerate(text.splitlines(), start=1) if line.strip()]
+    lines = [(number, line) for number, line in enumerate(text.split("\n"), start=1) if line.strip()]
     _not_empty("".join(line for _, line in lines), name)
     return [Document(f"{name}:{number}", _text_of_line(line, f"{name}:{number}")) for number, line in lines]
 

@@ -54,11 +54,14 @@ def _download(name: str, version: str, folder: Path) -> Path:
     wheels = sorted(folder.glob("*.whl"))
     if answer.returncode or not wheels:
         said = (answer.stderr.strip() or "pip left no wheel").splitlines()[-1]
-        raise ScalerError(
-            f"{name} {version}: pip could not download it: {said:.200}",
-            "check the network and pip's index settings, then try again",
-        )
+        raise ScalerError(f"{name} {version}: pip could not download it: {said:.200}", _cure(said))
     return wheels[0]
+
+
+def _cure(said: str) -> str:
+    if "No module named pip" in said:  # as in environments made by uv
+        return f"run {sys.executable} -m ensurepip, then try again"
+    return "check the network and pip's index settings, then try again"
 
 
 def _check(wheel: Path, expected: str) -> None:
