@@ -1,0 +1,159 @@
+"""Read a model folder into an Architecture, or say in two lines why it cannot be used."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from scaler_wizard.architecture.blueprint import Blueprint
+from scaler_wizard.architecture.families import FAMILIES
+from scaler_wizard.architecture.header import Tensor, read_header
+from scaler_wizard.errors import ScalerError
+
+LARGEST_CONFIG = 16 * 2**20
+CODE_KEYS = ("auto_map", "custom_pipelines", "trust_remote_code")
+RECOMPUTED = (".rotary_emb.inv_freq", ".masked_bias", ".attn.bias")  # buffers that older files carry
+DTYPES = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
+
+
+@dataclass(frozen=True)
+class Architecture(Blueprint):
+    """A model folder whose configuration and weights agree."""
+
+    folder: Path
+    """Where its files are."""
+    tensors: Mapping[str, Tensor]
+    """Every tensor that counts, by name."""
+
+    @property
+    def bytes(self) -> int:
+        """Bytes of its weights."""
+        return sum(tensor.end - tensor.start for tensor in self.tensors.values())
+
+    @property
+    def dtype(self) -> str:
+        """Type of most of its weights, in torch's words."""
+        counts: Counter[str] = Counter()
+        for tensor in self.tensors.values():
+            counts[tensor.dtype] += tensor.elements
+        return DTYPES[counts.most_common(1)[0][0]]
+
+
+def read_architecture(folder: Path) -> Architecture:
+    """Check config.json against the headers of the weights; reads no weight and runs no code of the folder."""
+    config = read_config(folder / "config.json")
+    blueprint = Blueprint(config)
+    if blueprint.rows.experts:
+        _all_layers_sparse(config)
+    _lists_fit(blueprint)
+    return Architecture(config=config, folder=folder, tensors=_matched(blueprint, _headers(folder)))
+
+
+def read_config(file: Path) -> dict[str, Any]:
+    """config.json of a supported, unquantised family; references to code are dropped."""
+    config = _json(file, "point at a folder with config.json and *.safetensors")
+    model_type = config.get("model_type")
+    if model_type not in FAMILIES:
+        raise ScalerError(
+            f"{file.parent.name}: architecture {model_type!r:.60} is not supported",
+            f"supported are {', '.join(FAMILIES)}",
+        )
+    if config.get("quantization_config") or config.get("compression_config"):
+        raise ScalerError(
+            f"{file.parent.name}: the weights are quantised",
+            "take the unquantised release, or load it in transformers and save it again: "
+            "model.dequantize().to(torch.bfloat16).save_pretrained(FOLDER)",
+        )
+    return {key: value for key, value in config.items() if key not in CODE_KEYS}
+
+
+def _json(file: Path, cure: str) -> dict[str, Any]:
+    if not file.is_file():
+        raise ScalerError(f"{file}: no such file", cure)
+    if file.stat().st_size > LARGEST_CONFIG:
+        raise ScalerError(f"{file.name}: larger than {LARGEST_CONFIG} bytes", "this is no configuration file")
+    try:
+        data = json.loads(file.read_text(encoding="utf-8"))
+    except (UnicodeDecodeError, ValueError, RecursionError):
+        raise ScalerError(f"{file.name}: not valid JSON", "fetch the model again") from None
+    if not isinstance(data, dict):
+        raise ScalerError(f"{file.name}: not a mapping", "fetch the model again")
+    return data
+
+
+def _headers(folder: Path) -> dict[str, Tensor]:
+    index = folder / "model.safetensors.index.json"
+    if index.is_file():
+        return _sharded(folder, index)
+    single = folder / "model.safetensors"
+    if single.is_file():
+        return read_header(single)
+    others = sorted(file.name for pattern in ("*.bin", "*.pt", "*.gguf") for file in folder.glob(pattern))
+    if others:
+        raise ScalerError(
+            f"{folder}: {others[0]} holds the weights; only safetensors are read here",
+            "save the model as safetensors: model.save_pretrained(FOLDER) in transformers",
+        )
+    raise ScalerError(f"{folder}: no model.safetensors and no index", "point at a whole model folder")
+
+
+def _sharded(folder: Path, index: Path) -> dict[str, Tensor]:
+    names = _json(index, "").get("weight_map")
+    if not isinstance(names, dict) or not all(isinstance(name, str) for name in names.values()):
+        raise ScalerError(f"{index.name}: no weight_map", "fetch the model again")
+    tensors: dict[str, Tensor] = {}
+    for shard in sorted(set(names.values())):
+        if Path(shard).name != shard or not (folder / shard).is_file():
+            raise ScalerError(f"{index.name}: {shard!r:.80}: no such file in the folder", "fetch the missing shard")
+        found = read_header(folder / shard)
+        twice = tensors.keys() & found.keys()
+        if twice:
+            raise ScalerError(f"{shard}: {min(twice)} is in another shard as well", "fetch the model again")
+        tensors |= found
+    for name, shard in names.items():
+        if name not in tensors or tensors[name].file.name != shard:
+            raise ScalerError(f"{index.name}: {name:.120} is not in {shard}", "fetch the model again")
+    return tensors
+
+
+def _matched(blueprint: Blueprint, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors that the configuration asks for, each with the shape that it gives."""
+    found: dict[str, Tensor] = {}
+    for place in blueprint.places():
+        tensor = tensors.get(place.name)
+        if tensor is None:
+            raise ScalerError(f"{place.name}: config.json asks for it, the weights lack it", "fetch the model again")
+        if tensor.shape != place.shape:
+            raise ScalerError(
+                f"{place.name}: shape {list(tensor.shape)} in the weights, {list(place.shape)} by config.json",
+                "use the config.json that belongs to these weights",
+            )
+        found[place.name] = tensor
+    extra = [name for name in tensors if name not in found and not _ignored(blueprint, name)]
+    if extra:
+        raise ScalerError(
+            f"{min(extra):.120}: {len(extra)} tensors that a {blueprint.family} model does not have",
+            "use the config.json that belongs to these weights",
+        )
+    return found
+
+
+def _ignored(blueprint: Blueprint, name: str) -> bool:
+    return name.endswith(RECOMPUTED) or (blueprint.tied and name == "lm_head.weight")
+
+
+def _lists_fit(blueprint: Blueprint) -> None:
+    types = blueprint.config.get("layer_types")
+    if types is not None and (not isinstance(types, list) or len(types) != blueprint.layers):
+        raise ScalerError(
+            f"config.json: layer_types does not list {blueprint.layers} layers", "use the config.json of these weights"
+        )
+
+
+def _all_layers_sparse(config: Mapping[str, Any]) -> None:
+    if config.get("mlp_only_layers") or config.get("decoder_sparse_step", 1) != 1:
+        raise ScalerError("config.json: some layers are dense and some are mixtures", "such models are not supported")

@@ -1,0 +1,59 @@
+"""Checkpoint programs: output tensors as lazy expressions of input tensors, streamed to disk without torch."""
+
+from __future__ import annotations
+
+from scaler_wizard.weights.companions import copy_companions
+from scaler_wizard.weights.expressions import (
+    Concatenate,
+    Expression,
+    Fill,
+    Input,
+    Mean,
+    Normal,
+    Run,
+    Scaled,
+    Share,
+    Spread,
+    Sum,
+    Take,
+    columns,
+    cut,
+    join,
+    negate,
+    repeat,
+    rows,
+    tile,
+    zeros,
+)
+from scaler_wizard.weights.program import Fresh, Program, identity
+from scaler_wizard.weights.stream import Written, broken_numbers, write
+
+__all__ = [
+    "Concatenate",
+    "Expression",
+    "Fill",
+    "Fresh",
+    "Input",
+    "Mean",
+    "Normal",
+    "Program",
+    "Run",
+    "Scaled",
+    "Share",
+    "Spread",
+    "Sum",
+    "Take",
+    "Written",
+    "broken_numbers",
+    "columns",
+    "copy_companions",
+    "cut",
+    "identity",
+    "join",
+    "negate",
+    "repeat",
+    "rows",
+    "tile",
+    "write",
+    "zeros",
+]

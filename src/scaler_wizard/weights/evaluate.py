@@ -1,0 +1,280 @@
+"""Evaluate expressions chunk by chunk in fp32, or as stored integers where numbers only move.
+
+fp32 and bf16 meet as integers: bf16 is the upper half of fp32; rounding is to nearest, ties to even.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+from blake3 import blake3
+
+from scaler_wizard.architecture import ITEM_BYTES, Tensor
+from scaler_wizard.weights.expressions import (
+    Concatenate,
+    Expression,
+    Fill,
+    Input,
+    Mean,
+    Normal,
+    Run,
+    Scaled,
+    Share,
+    Spread,
+    Sum,
+    Take,
+)
+
+Array = npt.NDArray[Any]
+CHUNK = 128 * 1024  # elements: half a megabyte of fp32 stays in the second-level cache
+SAMPLE = 2**20
+BLOCK = 64 * 1024  # elements of one random block
+RAW: dict[str, np.dtype[Any]] = {"F32": np.dtype("<u4"), "F16": np.dtype("<u2"), "BF16": np.dtype("<u2")}
+Value = TypeVar("Value")
+
+
+class Source:
+    """Open input files, and numbers about whole tensors that were found out once."""
+
+    def __init__(self, seed: int) -> None:
+        self.seed = seed
+        self._files: dict[Path, int] = {}
+        self._facts: dict[Any, Any] = {}
+        self._lock = threading.RLock()
+        self._blocks = threading.local()
+
+    def close(self) -> None:
+        """Close every file."""
+        for descriptor in self._files.values():
+            os.close(descriptor)
+        self._files.clear()
+
+    def descriptor(self, file: Path) -> int:
+        """The open file."""
+        with self._lock:
+            if file not in self._files:
+                self._files[file] = os.open(file, os.O_RDONLY | os.O_CLOEXEC)
+            return self._files[file]
+
+    def raw(self, tensor: Tensor, start: int, stop: int) -> Array:
+        """Elements [start, stop) of a tensor as stored integers."""
+        size = ITEM_BYTES[tensor.dtype]
+        data = read_exactly(self.descriptor(tensor.file), tensor.start + start * size, (stop - start) * size)
+        return np.frombuffer(data, RAW[tensor.dtype])
+
+    def once(self, key: Any, find: Callable[[], Value]) -> Value:
+        """A fact about a whole tensor, found at the first question."""
+        with self._lock:
+            if key not in self._facts:
+                self._facts[key] = find()
+            found: Value = self._facts[key]
+            return found
+
+    def block(self, key: str, number: int, make: Callable[[np.random.Generator], Array]) -> Array:
+        """One block of random numbers; the last one is kept, since chunks seldom end where blocks do."""
+        kept: dict[str, tuple[int, Array]] = self._blocks.__dict__.setdefault("kept", {})
+        if kept.get(key, (-1,))[0] != number:
+            kept.clear() if len(kept) > 4 else None
+            kept[key] = (number, make(generator(self.seed, key, number)))
+        return kept[key][1]
+
+
+def read_exactly(descriptor: int, offset: int, length: int) -> bytearray:
+    """`length` bytes from `offset`; a file that ends earlier was changed under us."""
+    data = bytearray(length)
+    view = memoryview(data)
+    done = 0
+    while done < length:
+        got = os.preadv(descriptor, [view[done:]], offset + done)
+        if not got:
+            raise OSError("an input file became shorter while it was read")
+        done += got
+    return data
+
+
+def generator(seed: int, key: str, number: int) -> np.random.Generator:
+    """Random numbers of one block of one tensor."""
+    digest = blake3(f"{seed}\0{number}\0{key}".encode()).digest(32)
+    return np.random.Generator(np.random.SFC64(np.frombuffer(digest, np.uint32)))
+
+
+# -- stored types ---------------------------------------------------------------------------------------------------
+
+
+def to_float(raw: Array, dtype: str) -> Array:
+    """Stored integers as fp32."""
+    if dtype == "F32":
+        return raw.view(np.float32)
+    if dtype == "F16":
+        return raw.view(np.float16).astype(np.float32)
+    wide = raw.astype(np.uint32)
+    wide <<= 16
+    return wide.view(np.float32)
+
+
+def from_float(values: Array, dtype: str) -> Array:
+    """fp32 as stored integers, rounded to nearest, ties to even; NaN stays NaN."""
+    values = np.ascontiguousarray(values, np.float32)
+    if dtype == "F32":
+        return values.view(np.uint32)
+    if dtype == "F16":
+        return values.astype(np.float16).view(np.uint16)
+    bits = values.view(np.uint32)
+    odd = bits >> 16
+    odd &= 1
+    odd += 0x7FFF
+    odd += bits
+    odd >>= 16
+    rounded = odd.astype(np.uint16)
+    broken = np.isnan(values)
+    if broken.any():
+        rounded[broken] = 0x7FC0
+    return rounded
+
+
+# -- evaluation -----------------------------------------------------------------------------------------------------
+
+
+def moves_only(expression: Expression, dtype: str) -> bool:
+    """Whether the output's numbers are input numbers and zeros of the same type, in other places."""
+    match expression:
+        case Input():
+            return expression.dtype == dtype
+        case Fill():
+            return expression.value == 0.0
+        case Concatenate():
+            return all(moves_only(part, dtype) for part in expression.parts)
+        case Take():
+            return moves_only(expression.of, dtype)
+        case _:
+            return False
+
+
+def width(expression: Expression) -> int:
+    """Elements of one row; 1 for a vector."""
+    return expression.shape[1] if len(expression.shape) > 1 else 1
+
+
+def chunks(expression: Expression, source: Source) -> Iterator[Array]:
+    """The expression in its stored type, as flat chunks of whole rows."""
+    step = max(1, CHUNK // max(1, width(expression)))
+    stored = moves_only(expression, expression.dtype)
+    for start in range(0, expression.shape[0], step):
+        part = evaluate(expression, start, min(start + step, expression.shape[0]), source, stored=stored)
+        flat = part.reshape(-1)
+        yield np.ascontiguousarray(flat) if stored else from_float(flat, expression.dtype)
+
+
+def evaluate(expression: Expression, start: int, stop: int, source: Source, *, stored: bool = False) -> Array:
+    """Rows [start, stop) as (rows, columns): fp32, or stored integers where `stored`."""
+    again = partial(evaluate, source=source, stored=stored)
+    match expression:
+        case Input(tensor):
+            columns = width(expression)
+            raw = source.raw(tensor, start * columns, stop * columns).reshape(-1, columns)
+            return raw if stored else to_float(raw, tensor.dtype)
+        case Fill(_, dtype, value):
+            return np.full((stop - start, width(expression)), value, RAW[dtype] if stored else np.float32)
+        case Concatenate(parts, 0):
+            return np.concatenate([again(part, low, high) for part, low, high in _within(parts, start, stop)])
+        case Concatenate(parts, _):
+            return np.concatenate([again(part, start, stop) for part in parts], axis=1)
+        case Take(of, 0, runs):
+            return np.concatenate([again(of, low, high) for low, high in clip(runs, start, stop)])
+        case Take(of, _, runs):
+            whole = again(of, start, stop)
+            return np.concatenate([whole[:, low:high] for low, high in runs], axis=1)
+        case Scaled(of, factor, shift):
+            return _scaled(again(of, start, stop), factor, shift)
+        case Sum(parts):
+            total = again(parts[0], start, stop).copy()
+            for part in parts[1:]:
+                total += again(part, start, stop)
+            return total
+        case Share():
+            return again(expression.of, start, stop) * _shares(expression, start, stop, source)
+        case Mean(of, _):
+            mean = source.once(expression.of, lambda: _mean_row(of, source))
+            return np.broadcast_to(mean, (stop - start, mean.size))
+        case Normal():
+            return _normal(expression, start, stop, source)
+
+
+def clip(runs: Iterable[Run], start: int, stop: int) -> Iterator[Run]:
+    """The part of the runs that fills output rows [start, stop)."""
+    place = 0
+    for low, high in runs:
+        length = high - low
+        first, last = max(start - place, 0), min(stop - place, length)
+        if first < last:
+            yield low + first, low + last
+        place += length
+        if place >= stop:
+            return
+
+
+def _within(parts: Iterable[Expression], start: int, stop: int) -> Iterator[tuple[Expression, int, int]]:
+    place = 0
+    for part in parts:
+        first, last = max(start - place, 0), min(stop - place, part.shape[0])
+        if first < last:
+            yield part, first, last
+        place += part.shape[0]
+
+
+def _scaled(values: Array, factor: float, shift: float) -> Array:
+    result: Array = values * np.float32(factor)
+    if shift:
+        result += np.float32(shift)
+    return result
+
+
+def _shares(node: Share, start: int, stop: int, source: Source) -> Array:
+    length = node.shape[node.axis]
+    shares = source.once(
+        (node.key, length, node.low, node.high),
+        lambda: generator(source.seed, node.key, 0).uniform(node.low, node.high, length).astype(np.float32),
+    )
+    shares = 1 - shares if node.rest else shares
+    return shares[start:stop, None] if node.axis == 0 else shares[None, :]
+
+
+def _normal(node: Normal, start: int, stop: int, source: Source) -> Array:
+    columns = width(node)
+    std = np.float32(node.std if isinstance(node.std, float) else spread(node.std, source))
+    first, last = start * columns, stop * columns
+    pieces = []
+    for number in range(first // BLOCK, -(-last // BLOCK)):
+        block = source.block(node.key, number, lambda random: random.standard_normal(BLOCK, np.float32))
+        pieces.append(block[max(first - number * BLOCK, 0) : last - number * BLOCK])
+    values: Array = np.concatenate(pieces).reshape(-1, columns) * std
+    return values
+
+
+def spread(node: Spread, source: Source) -> float:
+    """Standard deviation of at most a million evenly spread numbers of a tensor."""
+    return node.times * source.once(("spread", node.of), lambda: _spread(node.of.tensor, source))
+
+
+def _spread(tensor: Tensor, source: Source) -> float:
+    length = min(tensor.elements, SAMPLE // 64)
+    pieces = 1 if tensor.elements <= SAMPLE else 64
+    length = tensor.elements if pieces == 1 else length
+    starts = [(tensor.elements - length) * piece // max(pieces - 1, 1) for piece in range(pieces)]
+    values = np.concatenate([to_float(source.raw(tensor, start, start + length), tensor.dtype) for start in starts])
+    return float(values.astype(np.float64).std())
+
+
+def _mean_row(of: Input, source: Source) -> Array:
+    total = np.zeros(width(of), np.float64)
+    step = max(1, CHUNK // width(of))
+    for start in range(0, of.shape[0], step):
+        total += evaluate(of, start, min(start + step, of.shape[0]), source).sum(axis=0, dtype=np.float64)
+    return (total / of.shape[0]).astype(np.float32)

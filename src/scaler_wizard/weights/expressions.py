@@ -1,0 +1,224 @@
+"""Output tensors as lazy expressions of input tensors: their shapes are known before a byte is read.
+
+Every expression is a matrix (rows, columns) or a vector. `Take` covers slices, tiling, repetition and permutation.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+from scaler_wizard.architecture import Tensor
+
+Shape = tuple[int, ...]
+Run = tuple[int, int]
+"""A half-open range of rows or columns."""
+
+
+@dataclass(frozen=True)
+class Input:
+    """A tensor of an input file, as it is."""
+
+    tensor: Tensor
+
+    @property
+    def shape(self) -> Shape:
+        """As in the file."""
+        return self.tensor.shape
+
+    @property
+    def dtype(self) -> str:
+        """As in the file."""
+        return self.tensor.dtype
+
+
+@dataclass(frozen=True)
+class Fill:
+    """The same number everywhere; zeros cost no time and no writing."""
+
+    shape: Shape
+    dtype: str
+    value: float = 0.0
+
+
+@dataclass(frozen=True)
+class Spread:
+    """Standard deviation of an input tensor, estimated on evenly spread rows (at most 1M numbers)."""
+
+    of: Input
+    times: float = 1.0
+
+
+@dataclass(frozen=True)
+class Normal:
+    """Random numbers N(0, std); they depend on the seed, the key and the place, never on threads or shards."""
+
+    shape: Shape
+    dtype: str
+    std: float | Spread
+    key: str
+    """Two nodes with one key hold the same numbers."""
+
+
+@dataclass(frozen=True)
+class Mean:
+    """The mean row of an input matrix, `rows` times."""
+
+    of: Input
+    rows: int
+
+    @property
+    def shape(self) -> Shape:
+        """(rows, columns of the input)."""
+        return (self.rows, *self.of.shape[1:])
+
+    @property
+    def dtype(self) -> str:
+        """As the input."""
+        return self.of.dtype
+
+
+@dataclass(frozen=True)
+class Concatenate:
+    """Parts one after another along an axis."""
+
+    parts: tuple[Expression, ...]
+    axis: int
+
+    @cached_property
+    def shape(self) -> Shape:
+        """Sum along the axis."""
+        first = self.parts[0].shape
+        total = sum(part.shape[self.axis] for part in self.parts)
+        return (*first[: self.axis], total, *first[self.axis + 1 :])
+
+    @property
+    def dtype(self) -> str:
+        """Of the first part."""
+        return self.parts[0].dtype
+
+
+@dataclass(frozen=True)
+class Take:
+    """Runs of rows (axis 0) or columns (axis 1), in the order given; a run may appear several times."""
+
+    of: Expression
+    axis: int
+    runs: tuple[Run, ...]
+
+    @cached_property
+    def shape(self) -> Shape:
+        """Lengths of the runs along the axis."""
+        before = self.of.shape
+        total = sum(stop - start for start, stop in self.runs)
+        return (*before[: self.axis], total, *before[self.axis + 1 :])
+
+    @property
+    def dtype(self) -> str:
+        """As the source."""
+        return self.of.dtype
+
+
+@dataclass(frozen=True)
+class Scaled:
+    """factor * of + shift, in fp32."""
+
+    of: Expression
+    factor: float
+    shift: float = 0.0
+
+    @property
+    def shape(self) -> Shape:
+        """As the source."""
+        return self.of.shape
+
+    @property
+    def dtype(self) -> str:
+        """As the source."""
+        return self.of.dtype
+
+
+@dataclass(frozen=True)
+class Share:
+    """Each row (axis 0) or column (axis 1) times its own random share of U(low, high), or times one minus it."""
+
+    of: Expression
+    axis: int
+    low: float
+    high: float
+    key: str
+    rest: bool = False
+    """Take one minus the share: with the same key, share and rest add up to the source."""
+
+    @property
+    def shape(self) -> Shape:
+        """As the source."""
+        return self.of.shape
+
+    @property
+    def dtype(self) -> str:
+        """As the source."""
+        return self.of.dtype
+
+
+@dataclass(frozen=True)
+class Sum:
+    """Parts of one shape added up, in fp32."""
+
+    parts: tuple[Expression, ...]
+
+    @property
+    def shape(self) -> Shape:
+        """As the first part."""
+        return self.parts[0].shape
+
+    @property
+    def dtype(self) -> str:
+        """As the first part."""
+        return self.parts[0].dtype
+
+
+Expression = Input | Fill | Normal | Mean | Concatenate | Take | Scaled | Share | Sum
+
+
+def zeros(shape: Shape, dtype: str) -> Fill:
+    """Zeros: unwritten extents of the output file."""
+    return Fill(shape, dtype)
+
+
+def negate(of: Expression) -> Scaled:
+    """-of; exact in every type."""
+    return Scaled(of, -1.0)
+
+
+def rows(of: Expression, start: int, stop: int) -> Expression:
+    """Rows [start, stop)."""
+    return of if (start, stop) == (0, of.shape[0]) else Take(of, 0, ((start, stop),))
+
+
+def columns(of: Expression, start: int, stop: int) -> Expression:
+    """Columns [start, stop)."""
+    return of if (start, stop) == (0, of.shape[1]) else Take(of, 1, ((start, stop),))
+
+
+def cut(of: Expression, axis: int, start: int, stop: int) -> Expression:
+    """Rows or columns [start, stop)."""
+    return rows(of, start, stop) if axis == 0 else columns(of, start, stop)
+
+
+def join(parts: Sequence[Expression], axis: int) -> Expression:
+    """Parts one after another; empty parts vanish."""
+    kept = tuple(part for part in parts if part.shape[axis])
+    return kept[0] if len(kept) == 1 else Concatenate(kept, axis)
+
+
+def tile(of: Expression, axis: int, times: int) -> Expression:
+    """The whole source `times` times along the axis: abab."""
+    return Take(of, axis, ((0, of.shape[axis]),) * times)
+
+
+def repeat(of: Expression, axis: int, *, block: int, times: int) -> Expression:
+    """Each block of rows or columns `times` times: aabb."""
+    starts = range(0, of.shape[axis], block)
+    return Take(of, axis, tuple((start, start + block) for start in starts for _ in range(times)))

@@ -1,0 +1,441 @@
+"""Write a checkpoint program to disk in one streaming pass: little memory at any model size, the same bytes always.
+
+The header of each file is computed first, the file is allocated, bytes that only move are copied in 1 MB pieces
+(larger ones leave the second-level cache and are slower), zeros stay unwritten, everything else goes through fp32 in
+small chunks. A shard becomes visible under its name only when it is whole; an interrupted write goes on after the
+last whole shard.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import math
+import os
+import shutil
+import struct
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from blake3 import blake3
+
+from scaler_wizard.architecture import ITEM_BYTES, Tensor
+from scaler_wizard.errors import ScalerError
+from scaler_wizard.weights.evaluate import Source, chunks, clip, read_exactly
+from scaler_wizard.weights.expressions import (
+    Concatenate,
+    Expression,
+    Fill,
+    Input,
+    Mean,
+    Normal,
+    Run,
+    Scaled,
+    Share,
+    Spread,
+    Take,
+)
+from scaler_wizard.weights.program import Program
+
+COPY_BYTES = 2**20
+SHARD_BYTES = 5 * 10**9
+RECORD = ".written.json"
+SPARE_BYTES = 16 * 2**20  # configuration, tokenizer, headers
+_ZEROS = bytes(COPY_BYTES)
+
+Progress = Callable[[int, int], None]
+"""Called with bytes done and bytes in all."""
+
+
+@dataclass(frozen=True)
+class Written:
+    """What a write left on disk."""
+
+    folder: Path
+    files: Mapping[str, tuple[int, str | None]]
+    """Size in bytes and blake3 (None where hashing was off) of each file."""
+    parameters: int
+    """Numbers in all tensors."""
+    kept: tuple[str, ...] = ()
+    """Shards that an interrupted write had finished before."""
+
+
+@dataclass(frozen=True)
+class Shard:
+    """One file to write: its header and its tensors in the order of their bytes."""
+
+    name: str
+    header: bytes
+    tensors: tuple[tuple[str, Expression], ...]
+    bytes: int
+
+
+def write(
+    program: Program,
+    out: Path,
+    *,
+    shard_bytes: int = SHARD_BYTES,
+    seed: int | None = None,
+    threads: int = 1,
+    durable: bool = True,
+    hash: bool = True,
+    progress: Progress | None = None,
+) -> Written:
+    """Write `program` into the folder `out`; `seed` replaces the program's own.
+
+    `threads` write that many shards at once. `durable` flushes files and folder to the disk before returning.
+    """
+    seed = program.seed if seed is None else seed
+    out.mkdir(parents=True, exist_ok=True)
+    shards = lay_out(program, shard_bytes)
+    journal = _Journal(out, _fingerprint(program, shards, seed, hash=hash))
+    todo = [shard for shard in shards if not journal.holds(shard)]
+    _check_disk(out, sum(shard.bytes for shard in todo))
+    source = Source(seed)
+    report = _Meter(sum(shard.bytes for shard in shards), sum(s.bytes for s in shards if s not in todo), progress)
+    try:
+        job = partial(_write_shard, out=out, source=source, report=report, durable=durable, hash=hash)
+        for shard, digest in zip(todo, _each(job, todo, threads), strict=True):
+            journal.add(shard, digest)
+    except OSError as error:
+        raise _disk_full(error, out) from error
+    finally:
+        source.close()
+    small = _write_small(program, out, shards, durable=durable, hash=hash)
+    kept = tuple(shard.name for shard in shards if shard not in todo)
+    files = {shard.name: (shard.bytes, journal.files[shard.name]) for shard in shards} | small
+    journal.close(durable=durable)
+    return Written(out, files, program.parameters, kept)
+
+
+def _each(job: Callable[[Shard], str | None], shards: list[Shard], threads: int) -> Iterator[str | None]:
+    """Results in order; what has not begun when one fails never begins."""
+    if threads <= 1:
+        yield from map(job, shards)
+        return
+    pool = ThreadPoolExecutor(max_workers=threads)
+    try:
+        yield from pool.map(job, shards)
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+# -- layout ---------------------------------------------------------------------------------------------------------
+
+
+def lay_out(program: Program, shard_bytes: int) -> list[Shard]:
+    """Which tensor goes into which file; wide types first, so that every tensor is aligned."""
+    order = sorted(program.tensors.items(), key=lambda item: (-ITEM_BYTES[item[1].dtype], _natural(item[0])))
+    groups: list[list[tuple[str, Expression]]] = [[]]
+    filled = 0
+    for name, tensor in order:
+        size = tensor_bytes(tensor)
+        if groups[-1] and filled + size > shard_bytes:
+            groups.append([])
+            filled = 0
+        groups[-1].append((name, tensor))
+        filled += size
+    names = [f"model-{number:05d}-of-{len(groups):05d}.safetensors" for number in range(1, len(groups) + 1)]
+    names = names if len(groups) > 1 else ["model.safetensors"]
+    return [_shard(name, group) for name, group in zip(names, groups, strict=True)]
+
+
+def tensor_bytes(tensor: Expression) -> int:
+    """Size of a tensor in its file."""
+    return math.prod(tensor.shape) * ITEM_BYTES[tensor.dtype]
+
+
+def _shard(name: str, tensors: list[tuple[str, Expression]]) -> Shard:
+    entries: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+    place = 0
+    for tensor_name, tensor in tensors:
+        end = place + tensor_bytes(tensor)
+        entries[tensor_name] = {"dtype": tensor.dtype, "shape": list(tensor.shape), "data_offsets": [place, end]}
+        place = end
+    text = json.dumps(entries, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    header = struct.pack("<Q", len(text)) + text
+    return Shard(name, header, tuple(tensors), len(header) + place)
+
+
+def _natural(name: str) -> tuple[tuple[int, str], ...]:
+    """Layer 2 before layer 10."""
+    return tuple((int(part), "") if part.isdigit() else (-1, part) for part in name.split("."))
+
+
+def _check_disk(out: Path, needed: int) -> None:
+    free = shutil.disk_usage(out).free
+    if needed + SPARE_BYTES > free:
+        raise ScalerError(
+            f"{out}: {needed / 1e9:.2f} GB are to be written, {free / 1e9:.2f} GB are free",
+            "make room or write to another disk",
+        )
+
+
+def _disk_full(error: OSError, out: Path) -> Exception:
+    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        return ScalerError(
+            f"{out}: the disk is full ({error.strerror})", "make room, then run the same command again: it goes on"
+        )
+    return error
+
+
+# -- one shard ------------------------------------------------------------------------------------------------------
+
+
+def _write_shard(shard: Shard, *, out: Path, source: Source, report: _Meter, durable: bool, hash: bool) -> str | None:
+    partial_file = out / f"{shard.name}.partial"
+    descriptor = os.open(partial_file, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o644)
+    try:
+        _allocate(descriptor, shard.bytes)
+        sink = Sink(descriptor, blake3() if hash else None, report)
+        sink.put(shard.header)
+        for _, tensor in shard.tensors:
+            write_tensor(tensor, sink, source)
+        assert sink.place == shard.bytes, "the header and the data disagree"
+        if durable:
+            os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+    partial_file.replace(out / shard.name)
+    return sink.hash.hexdigest() if sink.hash else None
+
+
+def _allocate(descriptor: int, size: int) -> None:
+    """Reserve the bytes, so that a full disk shows now and zeros need no writing."""
+    try:
+        os.posix_fallocate(descriptor, 0, size)
+    except OSError as error:
+        if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS):
+            raise
+        os.ftruncate(descriptor, size)
+
+
+class Sink:
+    """An allocated file that is filled from front to back; zeros are skipped, and hashed all the same."""
+
+    def __init__(self, descriptor: int, hash: Any, report: _Meter) -> None:
+        self.place = 0
+        self.hash = hash
+        self._descriptor = descriptor
+        self._report = report
+
+    def put(self, data: bytes | bytearray | memoryview) -> None:
+        """Write bytes at the current place."""
+        view = memoryview(data)
+        done = 0
+        while done < len(view):
+            done += os.pwrite(self._descriptor, view[done:], self.place + done)
+        self._passed(view)
+
+    def skip(self, length: int) -> None:
+        """Leave `length` zero bytes unwritten."""
+        while length:
+            piece = min(length, COPY_BYTES)
+            self._passed(memoryview(_ZEROS)[:piece])
+            length -= piece
+
+    def _passed(self, view: memoryview) -> None:
+        if self.hash is not None:
+            self.hash.update(view)
+        self.place += len(view)
+        self._report.add(len(view))
+
+
+def write_tensor(tensor: Expression, sink: Sink, source: Source) -> None:
+    """Write one tensor: as bytes where whole rows move, else chunk by chunk."""
+    pieces = byte_runs(tensor)
+    if pieces is None:
+        for chunk in chunks(tensor, source):
+            sink.put(chunk.data.cast("B"))
+        return
+    for origin, start, stop in pieces:
+        if origin is None:
+            sink.skip(stop - start)
+            continue
+        descriptor = source.descriptor(origin.file)
+        for place in range(start, stop, COPY_BYTES):
+            sink.put(read_exactly(descriptor, place, min(COPY_BYTES, stop - place)))
+
+
+Piece = tuple[Tensor | None, int, int]
+"""Bytes [start, stop) of a tensor's file, or that many zeros."""
+
+
+def byte_runs(tensor: Expression) -> list[Piece] | None:
+    """The tensor as runs of input bytes and zeros; None where numbers change or rows are taken apart."""
+    return _row_bytes(tensor, [(0, tensor.shape[0])], tensor.dtype)
+
+
+def _row_bytes(tensor: Expression, runs: list[Run], dtype: str) -> list[Piece] | None:
+    row = math.prod(tensor.shape[1:]) * ITEM_BYTES[dtype]
+    match tensor:
+        case Input(origin) if origin.dtype == dtype:
+            return [(origin, origin.start + low * row, origin.start + high * row) for low, high in runs]
+        case Fill(_, _, 0.0):
+            return [(None, 0, (high - low) * row) for low, high in runs]
+        case Take(of, 0, inner):
+            return _row_bytes(of, [run for low, high in runs for run in clip(inner, low, high)], dtype)
+        case Concatenate(parts, 0):
+            found = [_row_bytes(part, own, dtype) for part, own in _parts(parts, runs)]
+            return None if None in found else [piece for pieces in found for piece in pieces or []]
+        case _:
+            return None
+
+
+def _parts(parts: tuple[Expression, ...], runs: list[Run]) -> Iterator[tuple[Expression, list[Run]]]:
+    for low, high in runs:
+        place = 0
+        for part in parts:
+            first, last = max(low - place, 0), min(high - place, part.shape[0])
+            if first < last:
+                yield part, [(first, last)]
+            place += part.shape[0]
+
+
+class _Meter:
+    """Bytes done, told about a hundred times."""
+
+    def __init__(self, total: int, done: int, tell: Progress | None) -> None:
+        self._total, self._done, self._told, self._tell = total, done, done, tell
+        self._step = total // 100
+        self._lock = threading.Lock()
+
+    def add(self, count: int) -> None:
+        if self._tell is None:
+            return
+        with self._lock:
+            self._done += count
+            if self._done - self._told >= self._step or self._done == self._total:
+                self._told = self._done
+                self._tell(self._done, self._total)
+
+
+# -- what is done, for a write that goes on after a kill --------------------------------------------------------------
+
+
+class _Journal:
+    """Names and hashes of whole shards, beside them until the write is complete."""
+
+    def __init__(self, out: Path, fingerprint: str) -> None:
+        self._file = out / RECORD
+        self._fingerprint = fingerprint
+        self._out = out
+        self.files: dict[str, str | None] = self._read()
+
+    def _read(self) -> dict[str, str | None]:
+        try:
+            data = json.loads(self._file.read_text(encoding="utf-8"))
+        except (FileNotFoundError, ValueError):  # none, or torn by a power cut: begin again
+            return {}
+        return dict(data["files"]) if data.get("fingerprint") == self._fingerprint else {}
+
+    def holds(self, shard: Shard) -> bool:
+        file = self._out / shard.name
+        return shard.name in self.files and file.is_file() and file.stat().st_size == shard.bytes
+
+    def add(self, shard: Shard, digest: str | None) -> None:
+        self.files[shard.name] = digest
+        beside = self._file.with_suffix(".new")
+        beside.write_text(json.dumps({"fingerprint": self._fingerprint, "files": self.files}), encoding="utf-8")
+        beside.replace(self._file)
+
+    def close(self, *, durable: bool) -> None:
+        self._file.unlink(missing_ok=True)
+        if durable:
+            _sync_folder(self._out)
+
+
+def _fingerprint(program: Program, shards: list[Shard], seed: int, *, hash: bool) -> str:
+    """What would be written: expressions, seed, and the state of the input files."""
+    state = blake3(f"{seed} {hash}".encode())
+    files: set[Path] = set()
+    for shard in shards:
+        state.update(shard.header)
+        for _, tensor in shard.tensors:
+            state.update(repr(tensor).encode())
+            files |= inputs(tensor)
+    for file in sorted(files):
+        status = file.stat()
+        state.update(f"{file} {status.st_size} {status.st_mtime_ns}".encode())
+    return state.hexdigest()
+
+
+def inputs(tensor: Expression) -> set[Path]:
+    """The files that an expression reads."""
+    if isinstance(tensor, Input):
+        return {tensor.tensor.file}
+    children: list[Expression] = [*getattr(tensor, "parts", ())]
+    if isinstance(tensor, Take | Scaled | Share | Mean):
+        children.append(tensor.of)
+    if isinstance(tensor, Normal) and isinstance(tensor.std, Spread):
+        children.append(tensor.std.of)
+    return set().union(*(inputs(child) for child in children)) if children else set()
+
+
+# -- small files ----------------------------------------------------------------------------------------------------
+
+
+def _write_small(
+    program: Program, out: Path, shards: list[Shard], *, durable: bool, hash: bool
+) -> dict[str, tuple[int, str | None]]:
+    texts = {"config.json": json.dumps(dict(program.config), indent=2, sort_keys=True, ensure_ascii=False) + "\n"}
+    if len(shards) > 1:
+        texts["model.safetensors.index.json"] = _index(shards)
+    found = {}
+    for name, text in texts.items():
+        data = text.encode()
+        _write_whole(out / name, data, durable=durable)
+        found[name] = (len(data), blake3(data).hexdigest() if hash else None)
+    return found
+
+
+def _index(shards: list[Shard]) -> str:
+    names = {name: shard.name for shard in shards for name, _ in shard.tensors}
+    total = sum(tensor_bytes(tensor) for shard in shards for _, tensor in shard.tensors)
+    data = {"metadata": {"total_size": total}, "weight_map": dict(sorted(names.items()))}
+    return json.dumps(data, indent=2) + "\n"
+
+
+def _write_whole(file: Path, data: bytes, *, durable: bool) -> None:
+    beside = file.with_name(file.name + ".partial")
+    with beside.open("wb") as stream:
+        stream.write(data)
+        stream.flush()
+        if durable:
+            os.fsync(stream.fileno())
+    beside.replace(file)
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def broken_numbers(tensors: Mapping[str, Tensor]) -> str | None:
+    """Name of the first tensor that holds a NaN or an infinity; None where all numbers are finite. Reads everything."""
+    source = Source(0)
+    try:
+        for name, tensor in tensors.items():
+            if any(not _finite(chunk, tensor.dtype) for chunk in chunks(Input(tensor), source)):
+                return name
+    finally:
+        source.close()
+    return None
+
+
+_EXPONENT = {"F32": 0x7F800000, "F16": 0x7C00, "BF16": 0x7F80}
+
+
+def _finite(chunk: Any, dtype: str) -> bool:
+    mask = chunk.dtype.type(_EXPONENT[dtype])
+    return not bool(np.any((chunk & mask) == mask))
