@@ -45,6 +45,7 @@ from scaler_wizard.weights.program import Program
 
 COPY_BYTES = 2**20
 SHARD_BYTES = 5 * 10**9
+ALIGNED = 64  # bytes: matrix kernels round differently on badly aligned memory, and files are memory-mapped
 RECORD = ".written.json"
 SPARE_BYTES = 16 * 2**20  # configuration, tokenizer, headers
 _ZEROS = bytes(COPY_BYTES)
@@ -159,7 +160,7 @@ def _shard(name: str, tensors: list[tuple[str, Expression]]) -> Shard:
         entries[tensor_name] = {"dtype": tensor.dtype, "shape": list(tensor.shape), "data_offsets": [place, end]}
         place = end
     text = json.dumps(entries, separators=(",", ":")).encode()
-    text += b" " * (-len(text) % 8)
+    text += b" " * (-(8 + len(text)) % ALIGNED)
     header = struct.pack("<Q", len(text)) + text
     return Shard(name, header, tuple(tensors), len(header) + place)
 
