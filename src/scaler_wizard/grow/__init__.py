@@ -13,6 +13,7 @@ from pydantic import Field
 from scaler_wizard.architecture import Architecture, Blueprint
 from scaler_wizard.grow.depth import IdentityBlocks
 from scaler_wizard.grow.ffn import WidenFfn
+from scaler_wizard.grow.heads import AddKvGroups, AddQueryHeads, SplitKvHeads
 from scaler_wizard.grow.operator import GrowthOperator, Preserves
 from scaler_wizard.record import Record
 from scaler_wizard.weights import Program, identity
@@ -20,10 +21,16 @@ from scaler_wizard.weights import Program, identity
 OPERATORS: Mapping[str, type[GrowthOperator]] = {
     "identity_blocks": IdentityBlocks,
     "widen_ffn": WidenFfn,
+    "add_kv_groups": AddKvGroups,
+    "add_query_heads": AddQueryHeads,
+    "split_kv_heads": SplitKvHeads,
 }
 """Every operator by the name that a plan uses."""
 
-Operator = Annotated[IdentityBlocks | WidenFfn, Field(discriminator="op")]
+Operator = Annotated[
+    IdentityBlocks | WidenFfn | AddKvGroups | AddQueryHeads | SplitKvHeads,
+    Field(discriminator="op"),
+]
 """Any growth operator, as a field of a record."""
 
 
@@ -87,12 +94,15 @@ def new_parameters(architecture: Architecture, operators: Sequence[GrowthOperato
 
 __all__ = [
     "OPERATORS",
+    "AddKvGroups",
+    "AddQueryHeads",
     "GrowthOperator",
     "IdentityBlocks",
     "NewParameters",
     "NewPart",
     "Operator",
     "Preserves",
+    "SplitKvHeads",
     "WidenFfn",
     "grow_program",
     "grown",

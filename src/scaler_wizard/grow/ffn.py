@@ -13,7 +13,7 @@ from pydantic import Field
 
 from scaler_wizard.architecture import Blueprint, Place, Segment
 from scaler_wizard.grow.operator import GrowthOperator, Preserves, refuse
-from scaler_wizard.grow.surgery import Draft, segment_ends, spread_of
+from scaler_wizard.grow.surgery import Draft, segment_spans, spread_of
 from scaler_wizard.weights import Expression, Normal, Program, Share, columns, cut, join, negate, zeros
 
 LOW, HIGH = 0.25, 0.75  # share of a split neuron that its first half keeps
@@ -66,7 +66,7 @@ class WidenFfn(GrowthOperator):
 
     def _widen(self, draft: Draft, view: Blueprint, place: Place, axis: int, segment: Segment) -> None:
         tensor = draft.tensors[place.name]
-        ends = segment_ends(view, place.row, axis, segment)
+        ends = [end for name, _, end in segment_spans(view, place.row, axis) if name == segment]
         reads = place.row.role == "ffn_in"
         make = self._input_rows if reads else self._output_columns
         blocks = [(end, make(tensor, end, view, place)) for end in ends]

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
-from scaler_wizard.architecture import Blueprint, Place, Row
+from scaler_wizard.architecture import Blueprint, Place, Row, Segment
 from scaler_wizard.weights import (
     Concatenate,
     Expression,
@@ -166,14 +166,14 @@ def silent(view: Blueprint) -> Change:
 # -- axes -----------------------------------------------------------------------------------------------------------
 
 
-def segment_ends(view: Blueprint, row: Row, axis: int, segment: str) -> list[int]:
-    """Where each occurrence of a segment ends on an axis: two places for a fused gate and up projection."""
-    ends, place = [], 0
-    for part in row.axes[axis]:
-        place += view.size(part)
-        if part == segment:
-            ends.append(place)
-    return ends
+def segment_spans(view: Blueprint, row: Row, axis: int) -> list[tuple[Segment, int, int]]:
+    """The segments of an axis with their places: ffn stands twice in a fused gate and up projection."""
+    spans: list[tuple[Segment, int, int]] = []
+    place = 0
+    for segment in row.axes[axis]:
+        spans.append((segment, place, place + view.size(segment)))
+        place += view.size(segment)
+    return spans
 
 
 def spread_of(tensor: Expression, times: float = 1.0) -> Spread | float:
