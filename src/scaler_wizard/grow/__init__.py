@@ -11,10 +11,13 @@ from typing import Annotated
 from pydantic import Field
 
 from scaler_wizard.architecture import Architecture, Blueprint
+from scaler_wizard.grow.clone import HyperClone
 from scaler_wizard.grow.depth import IdentityBlocks
 from scaler_wizard.grow.ffn import WidenFfn
 from scaler_wizard.grow.heads import AddKvGroups, AddQueryHeads, SplitKvHeads
 from scaler_wizard.grow.operator import GrowthOperator, Preserves
+from scaler_wizard.grow.stack import DuplicateLayers, StackLayers
+from scaler_wizard.grow.width import WidenHidden
 from scaler_wizard.record import Record
 from scaler_wizard.weights import Program, identity
 
@@ -24,11 +27,23 @@ OPERATORS: Mapping[str, type[GrowthOperator]] = {
     "add_kv_groups": AddKvGroups,
     "add_query_heads": AddQueryHeads,
     "split_kv_heads": SplitKvHeads,
+    "widen_hidden": WidenHidden,
+    "hyper_clone": HyperClone,
+    "stack_layers": StackLayers,
+    "duplicate_layers": DuplicateLayers,
 }
 """Every operator by the name that a plan uses."""
 
 Operator = Annotated[
-    IdentityBlocks | WidenFfn | AddKvGroups | AddQueryHeads | SplitKvHeads,
+    IdentityBlocks
+    | WidenFfn
+    | AddKvGroups
+    | AddQueryHeads
+    | SplitKvHeads
+    | WidenHidden
+    | HyperClone
+    | StackLayers
+    | DuplicateLayers,
     Field(discriminator="op"),
 ]
 """Any growth operator, as a field of a record."""
@@ -96,14 +111,18 @@ __all__ = [
     "OPERATORS",
     "AddKvGroups",
     "AddQueryHeads",
+    "DuplicateLayers",
     "GrowthOperator",
+    "HyperClone",
     "IdentityBlocks",
     "NewParameters",
     "NewPart",
     "Operator",
     "Preserves",
     "SplitKvHeads",
+    "StackLayers",
     "WidenFfn",
+    "WidenHidden",
     "grow_program",
     "grown",
     "grown_size",
