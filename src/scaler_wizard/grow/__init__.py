@@ -13,10 +13,12 @@ from pydantic import Field
 from scaler_wizard.architecture import Architecture, Blueprint
 from scaler_wizard.grow.clone import HyperClone
 from scaler_wizard.grow.depth import IdentityBlocks
+from scaler_wizard.grow.experts import DuplicateExperts, SharedExpert, SplitIntoExperts, Upcycle
 from scaler_wizard.grow.ffn import WidenFfn
 from scaler_wizard.grow.heads import AddKvGroups, AddQueryHeads, SplitKvHeads
 from scaler_wizard.grow.operator import GrowthOperator, Preserves
 from scaler_wizard.grow.stack import DuplicateLayers, StackLayers
+from scaler_wizard.grow.vocabulary import GrowVocabulary
 from scaler_wizard.grow.width import WidenHidden
 from scaler_wizard.record import Record
 from scaler_wizard.weights import Program, identity
@@ -31,6 +33,11 @@ OPERATORS: Mapping[str, type[GrowthOperator]] = {
     "hyper_clone": HyperClone,
     "stack_layers": StackLayers,
     "duplicate_layers": DuplicateLayers,
+    "upcycle": Upcycle,
+    "split_into_experts": SplitIntoExperts,
+    "shared_expert": SharedExpert,
+    "duplicate_experts": DuplicateExperts,
+    "grow_vocabulary": GrowVocabulary,
 }
 """Every operator by the name that a plan uses."""
 
@@ -43,7 +50,12 @@ Operator = Annotated[
     | WidenHidden
     | HyperClone
     | StackLayers
-    | DuplicateLayers,
+    | DuplicateLayers
+    | Upcycle
+    | SplitIntoExperts
+    | SharedExpert
+    | DuplicateExperts
+    | GrowVocabulary,
     Field(discriminator="op"),
 ]
 """Any growth operator, as a field of a record."""
@@ -111,7 +123,9 @@ __all__ = [
     "OPERATORS",
     "AddKvGroups",
     "AddQueryHeads",
+    "DuplicateExperts",
     "DuplicateLayers",
+    "GrowVocabulary",
     "GrowthOperator",
     "HyperClone",
     "IdentityBlocks",
@@ -119,8 +133,11 @@ __all__ = [
     "NewPart",
     "Operator",
     "Preserves",
+    "SharedExpert",
+    "SplitIntoExperts",
     "SplitKvHeads",
     "StackLayers",
+    "Upcycle",
     "WidenFfn",
     "WidenHidden",
     "grow_program",

@@ -201,7 +201,7 @@ def evaluate(expression: Expression, start: int, stop: int, source: Source, *, s
         case Share():
             return again(expression.of, start, stop) * _shares(expression, start, stop, source)
         case Mean(of, _):
-            mean = source.once(expression.of, lambda: _mean_row(of, source))
+            mean = source.once(("mean", of), lambda: _mean_row(of, source))
             return np.broadcast_to(mean, (stop - start, mean.size))
         case Normal():
             return _normal(expression, start, stop, source)
@@ -272,7 +272,7 @@ def _spread(tensor: Tensor, source: Source) -> float:
     return float(values.astype(np.float64).std())
 
 
-def _mean_row(of: Input, source: Source) -> Array:
+def _mean_row(of: Expression, source: Source) -> Array:
     total = np.zeros(width(of), np.float64)
     step = max(1, CHUNK // width(of))
     for start in range(0, of.shape[0], step):

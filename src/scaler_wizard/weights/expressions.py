@@ -63,19 +63,19 @@ class Normal:
 
 @dataclass(frozen=True)
 class Mean:
-    """The mean row of an input matrix, `rows` times."""
+    """The mean row of a matrix, `rows` times."""
 
-    of: Input
+    of: Expression
     rows: int
 
     @property
     def shape(self) -> Shape:
-        """(rows, columns of the input)."""
+        """(rows, columns of the source)."""
         return (self.rows, *self.of.shape[1:])
 
     @property
     def dtype(self) -> str:
-        """As the input."""
+        """As the source."""
         return self.of.dtype
 
 

@@ -1,0 +1,269 @@
+"""Turn dense feed-forward blocks into mixtures of experts that stock transformers runs.
+
+Keeps: the function, in real arithmetic, except `DuplicateExperts`. Equal experts under weights that add up to one are
+the dense block; a shared expert of twice the output behind a gate of one half is the dense block as well.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import Field
+
+from scaler_wizard.architecture import FAMILIES, Blueprint, Place
+from scaler_wizard.grow.operator import GrowthOperator, Preserves, refuse
+from scaler_wizard.grow.surgery import Draft, spread_of
+from scaler_wizard.weights import Expression, Fresh, Normal, Program, Scaled, Sum, columns, rows, zeros
+
+PARTS = {
+    **{"w1": "gate_proj", "w3": "up_proj", "w2": "down_proj"},
+    **{part: part for part in ("gate_proj", "up_proj", "down_proj")},
+}
+"""Names of a feed-forward block's three matrices: Mixtral's and everybody else's."""
+GONE = ("attention_bias", "mlp_bias", "pretraining_tp", "rope_theta", "rope_scaling")
+"""Keys that the mixtures' configurations do not have."""
+
+Experts = Annotated[int, Field(ge=2, le=512)]
+Noise = Annotated[float, Field(ge=0, le=1)]
+
+
+class Upcycle(GrowthOperator):
+    """Copy each feed-forward block into equal experts behind a random router (Mixtral)."""
+
+    title: ClassVar[str] = "equal experts"
+    paper: ClassVar[str] = "sparse upcycling, arXiv:2212.05055; arXiv:2410.07524"
+    trains_first: ClassVar[str] = (
+        "Experts part slowly, by the tokens that the noisy router sends them; the router learns when they have."
+    )
+
+    op: Literal["upcycle"] = "upcycle"
+    """Which operator."""
+    experts: Experts = 4
+    """Experts in each block."""
+    active: Annotated[int, Field(ge=1, le=512)] = 2
+    """Experts that each token uses."""
+    router_noise: Noise = 0.02
+    """Standard deviation of the router's weights; zero sends every token to the same experts."""
+
+    @property
+    def preserves(self) -> Preserves:
+        """The experts' weights add up to one, up to rounding."""
+        return "exact"
+
+    def resized(self, view: Blueprint) -> Blueprint:
+        """A Mixtral configuration."""
+        return _mixtral(view, self.op, experts=self.experts, active=self.active, ffn=view.ffn)
+
+    def apply(self, view: Blueprint, program: Program) -> tuple[Blueprint, Program]:
+        """Copy the blocks, add the router; the first expert counts as old."""
+
+        def expert(place: Place, dense: Expression) -> tuple[Expression, Fresh | None]:
+            return dense, Fresh(whole=True) if place.expert else None
+
+        return _mixed(view, self.resized(view), program, expert, self.router_noise)
+
+
+class SplitIntoExperts(GrowthOperator):
+    """Cut each feed-forward block into experts that are all active at first (Mixtral); a start for sparse training."""
+
+    title: ClassVar[str] = "feed-forward blocks cut into experts"
+    paper: ClassVar[str] = "MoEfication, arXiv:2110.01786"
+    trains_first: ClassVar[str] = "The router, which starts at zero; then lower the number of active experts."
+
+    op: Literal["split_into_experts"] = "split_into_experts"
+    """Which operator."""
+    experts: Experts
+    """Experts in each block; they divide its neurons. A power of two keeps the weights' bits."""
+
+    @property
+    def preserves(self) -> Preserves:
+        """The same sum in another order."""
+        return "exact"
+
+    def resized(self, view: Blueprint) -> Blueprint:
+        """A Mixtral configuration whose experts are all active."""
+        if view.ffn % self.experts:
+            raise refuse(self.op, f"{self.experts} experts do not divide {view.ffn} neurons", "name a divisor")
+        return _mixtral(view, self.op, experts=self.experts, active=self.experts, ffn=view.ffn // self.experts)
+
+    def apply(self, view: Blueprint, program: Program) -> tuple[Blueprint, Program]:
+        """Cut the neurons, multiply the outputs by the number of experts."""
+        size = view.ffn // self.experts
+
+        def expert(place: Place, dense: Expression) -> tuple[Expression, Fresh | None]:
+            start = (place.expert or 0) * size
+            if place.row.role == "ffn_in":
+                return rows(dense, start, start + size), None
+            return Scaled(columns(dense, start, start + size), float(self.experts)), None
+
+        return _mixed(view, self.resized(view), program, expert, 0.0)
+
+
+class SharedExpert(GrowthOperator):
+    """Keep the dense block as a shared expert and add routed experts that are distinct at once (Qwen2-MoE)."""
+
+    title: ClassVar[str] = "shared expert with new routed experts"
+    paper: ClassVar[str] = "DeepSeekMoE, arXiv:2401.06066; Qwen2-MoE"
+    trains_first: ClassVar[str] = "The new experts' output matrices, which start at zero; then the rest of them."
+
+    op: Literal["shared_expert"] = "shared_expert"
+    """Which operator."""
+    experts: Experts = 4
+    """Routed experts in each block."""
+    active: Annotated[int, Field(ge=1, le=512)] = 2
+    """Routed experts that each token uses."""
+    size: Annotated[int, Field(ge=1, le=2**20)]
+    """Neurons of a routed expert."""
+    router_noise: Noise = 0.02
+    """Standard deviation of the router's weights."""
+
+    @property
+    def preserves(self) -> Preserves:
+        """Twice the output behind a gate of one half."""
+        return "exact"
+
+    def resized(self, view: Blueprint) -> Blueprint:
+        """A Qwen2-MoE configuration."""
+        _refuse_source(view, self.op, ("llama", "mistral", "qwen2"))
+        if self.active > self.experts:
+            raise refuse(self.op, f"{self.active} of {self.experts} experts cannot be active", "lower `active`")
+        window = view.value("sliding_window")
+        types = view.layer_types or [("sliding" if window else "full") + "_attention"] * view.layers
+        return _converted(
+            view,
+            "qwen2_moe",
+            moe_intermediate_size=self.size,
+            shared_expert_intermediate_size=view.ffn,
+            num_experts=self.experts,
+            num_experts_per_tok=self.active,
+            norm_topk_prob=False,
+            qkv_bias=view.family == "qwen2",
+            decoder_sparse_step=1,
+            mlp_only_layers=[],
+            layer_types=types,
+            use_sliding_window="sliding_attention" in types,
+            sliding_window=window,
+            max_window_layers=view.value("max_window_layers") or 0,
+        )
+
+    def apply(self, view: Blueprint, program: Program) -> tuple[Blueprint, Program]:
+        """Double the dense block's output, add silent random experts, a router and a gate at zero."""
+
+        def expert(place: Place, dense: Expression) -> tuple[Expression, Fresh | None]:
+            if place.expert is None:
+                return (Scaled(dense, 2.0) if place.row.role == "ffn_out" else dense), None
+            if place.row.role == "ffn_out":
+                return zeros(place.shape, dense.dtype), Fresh(whole=True)
+            return Normal(place.shape, dense.dtype, spread_of(dense), place.name), Fresh(whole=True)
+
+        return _mixed(view, self.resized(view), program, expert, self.router_noise)
+
+
+class DuplicateExperts(GrowthOperator):
+    """Copy the experts of a mixture; as many as before are active."""
+
+    title: ClassVar[str] = "duplicated experts"
+    paper: ClassVar[str] = "expert upcycling, arXiv:2604.19835"
+    trains_first: ClassVar[str] = (
+        "Everything: copies share the tokens of their originals and part by the router's noise."
+    )
+
+    op: Literal["duplicate_experts"] = "duplicate_experts"
+    """Which operator."""
+    times: Annotated[int, Field(ge=2, le=16)] = 2
+    """How many times as many experts."""
+    router_noise: Noise = 0.02
+    """Standard deviation of what is added to the copies' router rows."""
+
+    @property
+    def preserves(self) -> Preserves:
+        """Copies of the best expert crowd out the second best."""
+        return "no"
+
+    def resized(self, view: Blueprint) -> Blueprint:
+        """More experts."""
+        if view.rows.experts is None or view.experts is None:
+            raise refuse(self.op, f"{view.family} has no experts", "upcycle it first")
+        return view.changed(**{view.rows.experts: view.experts * self.times})
+
+    def apply(self, view: Blueprint, program: Program) -> tuple[Blueprint, Program]:
+        """Copy experts; the router's new rows are copies with noise."""
+        after = self.resized(view)
+        experts = view.experts or 1
+        draft = Draft(program)
+        for place in after.places():
+            if place.expert is not None and place.expert >= experts:
+                origin = place.row.name.format(layer=place.layer, expert=place.expert % experts)
+                draft.replace(place.name, program.tensors[origin], Fresh(whole=True))
+            elif place.row.role == "router":
+                tensor = program.tensors[place.name]
+                key = f"{place.name}#{experts}."
+                noise = [
+                    Normal(tensor.shape, tensor.dtype, self.router_noise, f"{key}{n}") for n in range(1, self.times)
+                ]
+                draft.insert(place.name, 0, [(experts, Sum((tensor, part))) for part in noise])
+        return draft.done(after)
+
+
+Expert = Callable[[Place, Expression], tuple[Expression, Fresh | None]]
+"""A matrix of the mixture from the dense block's matrix, and what of it is new."""
+
+
+def _mixed(
+    view: Blueprint, after: Blueprint, program: Program, expert: Expert, router_noise: float
+) -> tuple[Blueprint, Program]:
+    """A mixture's program: feed-forward matrices by `expert`, router and gate new, everything else as it is."""
+    draft = Draft(Program(program.config, {}, {}, program.seed))
+    for place in after.places():
+        if place.name in program.tensors:
+            draft.replace(place.name, program.tensors[place.name], program.fresh.get(place.name))
+            continue
+        dense = f"model.layers.{place.layer}.mlp.{{}}.weight"
+        if place.row.role in ("router", "shared_gate"):
+            dtype = program.tensors[dense.format("gate_proj")].dtype
+            noise = router_noise if place.row.role == "router" else 0.0
+            router = Normal(place.shape, dtype, noise, place.name) if noise else zeros(place.shape, dtype)
+            draft.replace(place.name, router, Fresh(whole=True))
+            continue
+        origin = dense.format(PARTS[place.name.split(".")[-2]])
+        tensor, fresh = expert(place, program.tensors[origin])
+        draft.replace(place.name, tensor, fresh or program.fresh.get(origin))
+    return draft.done(after)
+
+
+def _mixtral(view: Blueprint, operator: str, *, experts: int, active: int, ffn: int) -> Blueprint:
+    _refuse_source(view, operator, ("llama", "mistral"))
+    if active > experts:
+        raise refuse(operator, f"{active} of {experts} experts cannot be active", "lower `active`")
+    return _converted(
+        view,
+        "mixtral",
+        intermediate_size=ffn,
+        num_local_experts=experts,
+        num_experts_per_tok=active,
+        sliding_window=view.value("sliding_window"),
+    )
+
+
+def _converted(view: Blueprint, model_type: str, **changes: Any) -> Blueprint:
+    """Another family's configuration; what the two families assume differently is written down."""
+    written: Mapping[str, Any] = {
+        "model_type": model_type,
+        "architectures": [FAMILIES[model_type].model_class],
+        "head_dim": view.head_dim,
+        "num_key_value_heads": view.kv_heads,
+        "rms_norm_eps": view.value("rms_norm_eps"),
+        "max_position_embeddings": view.native_context,
+        "tie_word_embeddings": view.tied,
+        "rope_parameters": view.rope,
+    }
+    return view.changed(**{**dict.fromkeys(GONE), **written, **changes})
+
+
+def _refuse_source(view: Blueprint, operator: str, families: tuple[str, ...]) -> None:
+    if view.family not in families:
+        cure = f"it works on {', '.join(families)}; widen_ffn works on every family"
+        raise refuse(operator, f"{view.family} has no stock mixture that computes the same", cure)
+    if view.value("attention_bias") or view.value("mlp_bias"):
+        raise refuse(operator, "the stock mixture has no place for this model's biases", "use widen_ffn")
