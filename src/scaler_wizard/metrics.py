@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field
 
@@ -82,6 +82,12 @@ class Measurement(Record):
     """The same, one value per window, in a fixed order: pairs with other measurements of the same corpus."""
     buckets: tuple[Bucket, ...] = ()
     """Loss by position out to the target length."""
+    tail_blocks: tuple[float, ...] = ()
+    """Mean loss of blocks of neighbouring tokens in the last half native window of each long window."""
+    truncated_blocks: tuple[float, ...] = ()
+    """The same blocks when this model saw only its native window; empty where that was not measured."""
+    truncation_by: Literal["self", "base"] | None = None
+    """Whose truncated reading the gain is against: this model's own, or the base's."""
     context_gain: Interval | None = None
     """Loss saved by the long context against truncation, on the same tokens, nats per token; above 0 is a gain."""
     needles: tuple[NeedleCell, ...] = ()
@@ -90,3 +96,34 @@ class Measurement(Record):
     """Knowledge probe."""
     seconds: float
     """Wall time of the measurement."""
+
+
+class MeasureSpec(Record):
+    """What to measure and how thoroughly; written by the plan, so that two measurements can be compared."""
+
+    length: int
+    """Longest window, in tokens."""
+    windows: int
+    """Long windows of held-out text."""
+    bucket: int
+    """Tokens in one bucket of positions."""
+    truncated: bool
+    """Also score the end of each long window when the model sees only its native window; else the base's is used."""
+    short_length: int
+    """Tokens in a short window; at most the native window."""
+    short_windows: int
+    """Short windows of held-out text."""
+    needle_lengths: tuple[int, ...]
+    """Context lengths at which facts are asked for."""
+    needles: int
+    """Facts asked for at the longest of them."""
+    digits: int
+    """Digits of a fact's code."""
+    along: bool
+    """Plant all facts in one long text and ask along a single pass, as large models need it."""
+    probe: str | None
+    """Multiple-choice questions: "capitals", or None."""
+    probe_items: int = 0
+    """How many questions."""
+    seed: int = 0
+    """Seed of facts, places and resampling."""

@@ -111,6 +111,8 @@ class Phase(Record):
     """P0 baseline, P1 parameters, P2 context, P3 quality, P4 merge and export."""
     name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]*$")]
     """What the phase does, in one word or two: `extend-512`."""
+    title: str
+    """The same for a person: "window 128 -> 256"."""
     change: Change
     """The change."""
     measure: MeasureSpec | None

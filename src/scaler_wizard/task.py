@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from scaler_wizard.grow import Operator
 from scaler_wizard.metrics import Measurement
 from scaler_wizard.phases import Base, Phase
 from scaler_wizard.recipe import Breaker
@@ -37,6 +38,8 @@ class Task(Record):
     """Longest window of the whole run: what the baseline is measured out to."""
     baseline: Measurement | None
     """What phase P0 measured; null in P0 itself."""
+    grown_by: tuple[Operator, ...] = ()
+    """Growth operators between the base and `current`; training needs them to know what is new."""
     breaker: Breaker
     """When training is stopped."""
     memory_limit_bytes: int

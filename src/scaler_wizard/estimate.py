@@ -1,0 +1,110 @@
+"""What a phase will need: memory, time, disk, each with its basis; no torch.
+
+Floating-point operations follow the usual count: 2 per parameter and token for a forward pass, 4 x hidden x positions
+looked back to for attention in each layer, three times that for training. The rate comes from a short matrix product.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from dataclasses import dataclass
+from functools import cache
+
+import numpy as np
+
+from scaler_wizard.architecture import Blueprint
+from scaler_wizard.metrics import MeasureSpec
+from scaler_wizard.phases import Estimate, Train
+
+PROBE_SECONDS = 0.06
+MODEL_SHARE = 0.42
+"""Share of the matrix product's rate that a whole forward pass reached (SmolLM2-135M, fp32, two cores)."""
+START_SECONDS = 6.0
+"""Starting a worker: importing torch and transformers, loading a small model."""
+PROCESS_BYTES = 700 * 2**20
+"""Resident memory of a worker before it loads a model."""
+STEP_SECONDS = 0.02
+"""Overhead of one optimiser step of a very small model."""
+
+
+@dataclass(frozen=True)
+class Work:
+    """Tokens through a model: `tokens` in windows of `window`."""
+
+    tokens: int
+    window: int
+
+
+@cache
+def flops_per_second(threads: int) -> float:
+    """Rate of a single-precision matrix product on one core, times the threads."""
+    left, right = np.ones((384, 512), np.float32), np.ones((512, 384), np.float32)
+    begun, products = time.perf_counter(), 0
+    while time.perf_counter() - begun < PROBE_SECONDS:
+        left @ right
+        products += 1
+    rate = 2 * 384 * 512 * 384 * products / (time.perf_counter() - begun)
+    blas_threads = min(threads, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else threads)
+    return rate * threads / max(1, blas_threads)
+
+
+def forward_flops(view: Blueprint, work: Work) -> float:
+    """Operations of a forward pass; a token looks back over half its window on average."""
+    attention = 4 * view.heads * view.head_dim * (work.window / 2) * view.layers
+    return work.tokens * (2 * view.parameters + attention)
+
+
+def measure_work(spec: MeasureSpec, native: int) -> list[Work]:
+    """Everything that a measurement reads."""
+    work = [Work(spec.short_windows * spec.short_length, spec.short_length)]
+    work.append(Work(spec.windows * spec.length, spec.length))
+    if spec.truncated and spec.windows and spec.length > native:
+        work.append(Work(spec.windows * native, native))
+    if not spec.along and spec.windows:
+        work += [Work(spec.needles * length, length) for length in spec.needle_lengths]
+    return [*work, Work(spec.probe_items * 4 * 12, 12)]
+
+
+def seconds(view: Blueprint, spec: MeasureSpec | None, native: int, threads: int, *, extra: float = 0.0) -> float:
+    """Wall time of a phase: its measurement and `extra` floating-point operations."""
+    work = [] if spec is None else measure_work(spec, native)
+    flops = extra + sum(forward_flops(view, part) for part in work)
+    return START_SECONDS + flops / (flops_per_second(threads) * MODEL_SHARE)
+
+
+def training_flops(view: Blueprint, base: Blueprint, train: Train) -> float:
+    """Both arms, forward and backward."""
+    tokens = train.steps * train.windows_per_step * train.window
+    work = Work(tokens, train.window)
+    return 3 * forward_flops(view, work) + (3 * forward_flops(base, work) if train.control else 0)
+
+
+def measuring_bytes(view: Blueprint, spec: MeasureSpec | None) -> int:
+    """Peak memory of a measurement: fp32 weights, the cache of one long window, a piece's activations and logits."""
+    if spec is None:
+        return PROCESS_BYTES
+    cached = spec.length * 2 * view.layers * view.kv_heads * view.head_dim * 4 if spec.windows else 0
+    piece = 8192 * (4 * view.hidden + 3 * view.ffn) * 4
+    return PROCESS_BYTES + 4 * view.parameters + 2 * cached + piece + 2 * 512 * view.vocabulary * 4
+
+
+def training_bytes(view: Blueprint, train: Train) -> int:
+    """Peak memory of a training step: weights, gradients, two moments, activations of one micro-batch, fp32."""
+    learning = {"all": 1.0, "new": 1.0, "lora": 0.05}[train.train]
+    state = view.parameters * 4 * (1 + 3 * learning)
+    tokens = train.micro_batch * train.window
+    layer = tokens * (14 * view.hidden + 5 * view.ffn) * 4
+    activations = layer * (2 if train.checkpointing else view.layers)
+    return int(PROCESS_BYTES + state + activations + 3 * 512 * view.vocabulary * 4)
+
+
+def total(parts: list[Estimate]) -> Estimate:
+    """A whole run: times and disk add up, memory is the largest; unknown makes the sum unknown."""
+    times, memory, disk = ([getattr(part, key) for part in parts] for key in ("seconds", "memory_bytes", "disk_bytes"))
+    return Estimate(
+        seconds=None if None in times else sum(times),
+        memory_bytes=None if None in memory else max(memory),
+        disk_bytes=None if None in disk else sum(disk),
+        basis="sum of the phases; memory is the largest of them",
+    )

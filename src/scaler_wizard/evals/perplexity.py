@@ -1,0 +1,143 @@
+"""Loss of a model on text, token by token, without ever holding the logits of a whole window."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from scaler_wizard.metrics import Bucket, Interval
+
+Floats = npt.NDArray[np.float64]
+Ints = npt.NDArray[np.int32]
+
+CHUNK = 1024
+"""Tokens of one forward pass; longer windows are read piece by piece into a cache."""
+TOKENS_AT_ONCE = 8192
+"""Short windows are scored in batches of about this many tokens."""
+LOGITS_AT_ONCE = 512
+"""Rows of logits held at once: 100 MB for a vocabulary of 49K in fp32."""
+BLOCK = 64
+"""Tokens that are resampled together: neighbouring losses are not independent."""
+RESAMPLES = 2000
+
+Visit = Callable[[int, Any], None]
+"""Called with (tokens read, cache) after every piece of a long window."""
+
+
+@torch.inference_mode()
+def token_nll(model: Any, windows: Ints, *, visit: Visit | None = None, stops: tuple[int, ...] = ()) -> Floats:
+    """Loss of every token after the first, nats: (n, length) ids -> (n, length - 1).
+
+    A window longer than CHUNK is read in pieces that end at multiples of CHUNK and at `stops`; the scores are those
+    of one whole pass. `visit` sees the cache at each end, and must leave it as it was.
+    """
+    if windows.shape[1] > CHUNK:
+        return np.stack([_long(model, row, visit, stops) for row in windows])
+    rows = max(1, TOKENS_AT_ONCE // windows.shape[1])
+    return np.concatenate([_batch(model, windows[at : at + rows]) for at in range(0, len(windows), rows)])
+
+
+def _batch(model: Any, windows: Ints) -> Floats:
+    ids = torch.from_numpy(windows.astype(np.int64)).to(model.device)
+    hidden = model.model(input_ids=ids, use_cache=False).last_hidden_state[:, :-1]
+    return nll_of(model, hidden.flatten(0, 1), ids[:, 1:].flatten()).reshape(len(windows), -1)
+
+
+def _long(model: Any, window: Ints, visit: Visit | None, stops: tuple[int, ...]) -> Floats:
+    ids = torch.from_numpy(window.astype(np.int64)).to(model.device)[None]
+    ends = sorted({*range(CHUNK, len(window), CHUNK), *(s for s in stops if s < len(window)), len(window)})
+    cache, start, found = None, 0, []
+    for end in ends:
+        answer = model.model(input_ids=ids[:, start:end], past_key_values=cache, use_cache=True)
+        cache = answer.past_key_values
+        last = min(end + 1, len(window))
+        found.append(nll_of(model, answer.last_hidden_state[0, : last - start - 1], ids[0, start + 1 : last]))
+        start = end
+        if visit is not None:
+            visit(end, cache)
+    return np.concatenate(found)
+
+
+def nll_of(model: Any, hidden: torch.Tensor, targets: torch.Tensor) -> Floats:
+    """Loss of each target (tokens,) given its hidden state (tokens, hidden); the softmax runs in fp32.
+
+    bf16 logits would raise the perplexity by more than half a per cent, which is more than a gate may overlook.
+    """
+    pieces = []
+    for at in range(0, len(targets), LOGITS_AT_ONCE):
+        logits = logits_of(model, hidden[at : at + LOGITS_AT_ONCE])
+        pieces.append(torch.nn.functional.cross_entropy(logits, targets[at : at + LOGITS_AT_ONCE], reduction="none"))
+    return torch.cat(pieces).double().cpu().numpy() if pieces else np.empty(0)
+
+
+def logits_of(model: Any, hidden: torch.Tensor) -> torch.Tensor:
+    """Logits in fp32, with the family's final cap (Gemma 2) where it has one."""
+    logits: torch.Tensor = model.lm_head(hidden).float()
+    cap = getattr(model.config, "final_logit_softcapping", None)
+    if cap:
+        logits = cap * torch.tanh(logits / cap)
+    return logits
+
+
+def truncated_nll(model: Any, windows: Ints, native: int) -> Floats:
+    """Loss of the last native/2 tokens of each window when only its last `native` tokens are given.
+
+    Each scored token has native/2 to native - 1 tokens before it: (n, length) -> (n, native / 2).
+    """
+    return token_nll(model, windows[:, -native:])[:, -(native // 2) :]
+
+
+def buckets(nll: Floats, size: int, *, keep: npt.NDArray[np.bool_], truncated: Floats | None) -> tuple[Bucket, ...]:
+    """Mean loss by position of the scored token; `keep` leaves planted sentences out."""
+    length = nll.shape[1] + 1
+    found = []
+    for start in range(0, length, size):
+        end = min(start + size, length)
+        part = slice(max(start, 1) - 1, end - 1)
+        kept = keep[:, part]
+        if kept.any():
+            found.append(
+                Bucket(
+                    start=start,
+                    end=end,
+                    nll=float(nll[:, part][kept].mean()),
+                    truncated_nll=_truncated_bucket(truncated, start, end, length, keep),
+                    tokens=int(kept.sum()),
+                )
+            )
+    return tuple(found)
+
+
+def _truncated_bucket(
+    truncated: Floats | None, start: int, end: int, length: int, keep: npt.NDArray[np.bool_]
+) -> float | None:
+    first = length - (0 if truncated is None else truncated.shape[1])
+    if truncated is None or start < first:
+        return None
+    part, kept = truncated[:, start - first : end - first], keep[:, start - 1 : end - 1]
+    return float(part[kept].mean()) if kept.any() else None
+
+
+def block_means(nll: Floats, keep: npt.NDArray[np.bool_]) -> Floats:
+    """Mean of each block of BLOCK neighbouring tokens, from the end backwards: (n, tokens) -> (blocks,).
+
+    `keep` leaves planted sentences out; a block that has nothing else is NaN.
+    """
+    size = min(BLOCK, nll.shape[1])
+    width = nll.shape[1] // size * size
+    kept = np.where(keep, nll, np.nan)[:, -width:].reshape(-1, size)
+    counts = np.sum(~np.isnan(kept), axis=1)
+    return np.where(counts > 0, np.nansum(kept, axis=1) / np.maximum(counts, 1), np.nan)
+
+
+def paired_gain(worse: Floats, better: Floats, *, seed: int) -> Interval:
+    """Mean of worse - better over paired blocks, with its 95 % bootstrap interval: both (blocks,)."""
+    difference = worse - better
+    difference = difference[~np.isnan(difference)]
+    picks = np.random.default_rng(seed).integers(0, len(difference), size=(RESAMPLES, len(difference)))
+    low, high = np.quantile(difference[picks].mean(axis=1), [0.025, 0.975])
+    return Interval(value=float(difference.mean()), low=float(low), high=float(high))

@@ -1,0 +1,42 @@
+"""Run a worker as a child of this process."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+WORKER = (sys.executable, "-m", "scaler_wizard.worker")
+_PR_SET_PDEATHSIG = 1
+
+
+def start(task: Path, log: Path, *, threads: int, command: Sequence[str] = WORKER) -> subprocess.Popen[str]:
+    """Start a worker on `task`; its events come on stdout, its talk goes to `log`."""
+    environment = os.environ | {
+        "OMP_NUM_THREADS": str(threads),
+        "OMP_WAIT_POLICY": "PASSIVE",  # spinning threads made steps several times slower on a busy machine
+        "HF_HUB_OFFLINE": "1",
+        "TOKENIZERS_PARALLELISM": "false",
+        "PYTHONUNBUFFERED": "1",
+    }
+    with log.open("a", encoding="utf-8") as talk:
+        return subprocess.Popen(
+            [*command, str(task)],
+            stdout=subprocess.PIPE,
+            stderr=talk,
+            stdin=subprocess.DEVNULL,
+            text=True,
+            encoding="utf-8",
+            env=environment,
+            preexec_fn=_tie_to_parent if sys.platform == "linux" else None,
+        )
+
+
+def _tie_to_parent() -> None:
+    """In the child: end when the parent dies, be the first to go when memory runs out."""
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    Path("/proc/self/oom_score_adj").write_text("500", encoding="ascii")

@@ -1,0 +1,217 @@
+"""Judge what a phase made: one verdict, one canonical sentence, and the reasons with their figures and limits."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+
+from scaler_wizard.metrics import Measurement, NeedleCell
+from scaler_wizard.recipe import GateLimits
+from scaler_wizard.record import Record
+
+LONGEST = 120
+Kind = Literal["baseline", "grow", "extend", "heal", "export"]
+
+
+class Verdict(Record):
+    """What a gate says."""
+
+    action: Literal["pass", "ask", "rollback"]
+    """pass: within every limit; ask: a person must decide; rollback: not fit to be kept."""
+    sentence: Annotated[str, Field(max_length=LONGEST)]
+    """The canonical sentence."""
+    reasons: tuple[str, ...] = ()
+    """What is outside a limit, each with its figure."""
+
+
+@dataclass(frozen=True)
+class Change:
+    """What a phase did, as its gate needs to know it."""
+
+    kind: Kind
+    title: str
+    """In a few words: "window 8K -> 16K"."""
+    exact: bool
+    """Whether the phase promised to keep the function."""
+    next: str | None
+    """Title of the phase that follows; None at the end."""
+
+
+def judge(
+    change: Change,
+    *,
+    baseline: Measurement | None,
+    before: Measurement | None,
+    after: Measurement | None,
+    evidence: Mapping[str, Any],
+    limits: GateLimits,
+) -> Verdict:
+    """May the phase's model be kept? `baseline` is the base's measurement, `before` that of the checkpoint before."""
+    fatal = list(_fatal(change, after, evidence))
+    if fatal:
+        return Verdict(action="rollback", sentence=fit([f"{change.title} is not kept", fatal[0]], ": "), reasons=fatal)
+    reasons = list(_outside(change, baseline, after, limits))
+    sentence = canonical(change, baseline, before, after, asks=bool(reasons))
+    return Verdict(action="ask" if reasons else "pass", sentence=sentence, reasons=tuple(reasons))
+
+
+# -- limits ----------------------------------------------------------------------------------------------------------
+
+
+def _fatal(change: Change, after: Measurement | None, evidence: Mapping[str, Any]) -> Iterator[str]:
+    proof = evidence.get("proof")
+    if change.exact and (proof is None or not proof.get("passed")):
+        yield "the proof that the function is kept " + ("failed" if proof else "is missing")
+    if after is not None and any(not math.isfinite(value) for value in _losses(after)):
+        yield "a loss is not a finite number"
+
+
+def _losses(measured: Measurement) -> list[float]:
+    losses = [bucket.nll for bucket in measured.buckets]
+    return losses if measured.short_nll is None else [measured.short_nll, *losses]
+
+
+def _outside(
+    change: Change, baseline: Measurement | None, after: Measurement | None, limits: GateLimits
+) -> Iterator[str]:
+    if change.kind == "export":
+        return
+    if after is None:
+        yield "nothing was measured, so nothing is known"
+        return
+    if baseline is None:
+        return
+    yield from _short(baseline, after, limits)
+    yield from _knowledge(baseline, after, limits)
+    if change.kind in ("extend", "heal"):
+        yield from _long(change, after, limits)
+
+
+def _short(baseline: Measurement, after: Measurement, limits: GateLimits) -> Iterator[str]:
+    rise = short_rise(baseline, after)
+    if rise is not None and rise > limits.short_regression:
+        yield f"loss on short text rose by {rise:.3f} nats per token; the limit is {limits.short_regression:g}"
+
+
+def _knowledge(baseline: Measurement, after: Measurement, limits: GateLimits) -> Iterator[str]:
+    if baseline.probe is None or after.probe is None:
+        return
+    fall = baseline.probe.accuracy.value - after.probe.accuracy.value
+    if fall > limits.accuracy_drop and after.probe.accuracy.value < baseline.probe.accuracy.low:
+        yield f"accuracy fell by {fall:.1%} in {after.probe.asked} questions; the limit is {limits.accuracy_drop:.0%}"
+
+
+def _long(change: Change, after: Measurement, limits: GateLimits) -> Iterator[str]:
+    if after.context_gain is not None and -after.context_gain.value > limits.truncation_loss:
+        yield (
+            f"the long window is {-after.context_gain.value:.3f} nats per token worse than truncation; "
+            f"the limit is {limits.truncation_loss:g}"
+        )
+    near, far = needle_share(after, after.native_length), needle_share(after, after.target_length)
+    if far is not None and near is not None and far < limits.needle_share * near:
+        yield f"{far:.0%} of the needles are found at {tokens(after.target_length)}, {near:.0%} in the native window"
+
+
+# -- figures that others show as well --------------------------------------------------------------------------------
+
+
+def short_rise(baseline: Measurement, after: Measurement) -> float | None:
+    """Rise of the loss on the same short windows, nats per token."""
+    if not baseline.short_nll_by_window or not after.short_nll_by_window:
+        return None
+    pairs = list(zip(baseline.short_nll_by_window, after.short_nll_by_window, strict=False))
+    return sum(late - early for early, late in pairs) / len(pairs)
+
+
+def needle_cells(measured: Measurement, length: int) -> list[NeedleCell]:
+    """Cells at the longest needle length that is not above `length`."""
+    lengths = sorted({cell.length for cell in measured.needles if cell.length <= length})
+    return [cell for cell in measured.needles if lengths and cell.length == lengths[-1]]
+
+
+def needle_share(measured: Measurement, length: int) -> float | None:
+    """Share of facts found at `length` (or the nearest length below it); None where none was asked for."""
+    cells = needle_cells(measured, length)
+    asked = sum(cell.asked for cell in cells)
+    return sum(cell.found for cell in cells) / asked if asked else None
+
+
+def context_retention(measured: Measurement) -> float | None:
+    """Share of facts found at the longest window."""
+    return needle_share(measured, measured.target_length)
+
+
+def vibe(baseline: Measurement, after: Measurement) -> float | None:
+    """How much of the base's skill is kept, 0..1: the mean over measured domains of min(1, after / base).
+
+    Domains: perplexity on short text (base / after), needles inside the native window, accuracy of the probe.
+    """
+    kept = []
+    rise = short_rise(baseline, after)
+    if rise is not None and math.isfinite(rise):
+        kept.append(math.exp(-max(0.0, rise)))
+    near = needle_share(baseline, baseline.native_length), needle_share(after, baseline.native_length)
+    if near[0] and near[1] is not None:
+        kept.append(min(1.0, near[1] / near[0]))
+    if baseline.probe and after.probe and baseline.probe.accuracy.value:
+        kept.append(min(1.0, after.probe.accuracy.value / baseline.probe.accuracy.value))
+    return sum(kept) / len(kept) if kept else None
+
+
+# -- the sentence ----------------------------------------------------------------------------------------------------
+
+
+def canonical(
+    change: Change, baseline: Measurement | None, before: Measurement | None, after: Measurement | None, *, asks: bool
+) -> str:
+    """What was done, what was measured, what comes next: at most 120 characters."""
+    figures = list(_figures(change, baseline, before, after))
+    ending = f"; {change.next} next" if change.next else "; the run is complete"
+    ending += "; approve?" if asks or change.next else "."
+    while figures and len(f"{change.title} done: {', '.join(figures)}{ending}") > LONGEST:
+        figures.pop()
+    if figures:
+        return f"{change.title} done: {', '.join(figures)}{ending}"
+    return fit([f"{change.title} done", *ending.strip("; .").split("; ")], "; ")
+
+
+def _figures(
+    change: Change, baseline: Measurement | None, before: Measurement | None, after: Measurement | None
+) -> Iterator[str]:
+    """The most telling first, since the last ones are dropped when the sentence is too long."""
+    if after is None:
+        return
+    if change.kind == "baseline" and after.short_nll is not None:
+        yield f"perplexity {math.exp(min(after.short_nll, 700)):.3g}"
+    elif baseline is not None and (rise := short_rise(baseline, after)) is not None:
+        yield f"short loss {rise:+.3f}"
+    cells = needle_cells(after, after.target_length)
+    if cells:
+        found, asked = sum(cell.found for cell in cells), sum(cell.asked for cell in cells)
+        yield f"needles {found}/{asked} at {tokens(cells[0].length)}"
+    if after.context_gain is not None:
+        yield f"{after.context_gain.value:+.3f} vs truncation"
+    if after.probe is not None:
+        yield f"accuracy {after.probe.accuracy.value:.0%}"
+    if before is not None and baseline is not None and before != baseline:
+        late = short_rise(before, after)
+        if late is not None:
+            yield f"{late:+.3f} vs before"
+
+
+def tokens(count: int) -> str:
+    """A number of tokens as people say it: 8K, 512."""
+    return f"{count // 1024}K" if count >= 1024 and count % 1024 == 0 else str(count)
+
+
+def fit(clauses: Sequence[str], joint: str) -> str:
+    """As many clauses as fit into 120 characters; whole words, even where the first is too long."""
+    kept = list(clauses)
+    while len(kept) > 1 and len(joint.join(kept)) > LONGEST:
+        kept.pop()
+    sentence = joint.join(kept)
+    return sentence if len(sentence) <= LONGEST else sentence[: LONGEST - 1].rsplit(" ", 1)[0] + "…"

@@ -1,0 +1,223 @@
+"""P3: train the grown model, and beside it the base on the same tokens, to know whether growth paid.
+
+Both arms see the same windows in the same order under the same rotary settings and the same schedule. They differ in
+what learns: the grown model as the plan says; the control everything, or adapters of the same rank where the plan
+trains adapters, since that is what one would do without growth.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from scaler_wizard.architecture import read_architecture
+from scaler_wizard.breaker import CircuitBreaker
+from scaler_wizard.data import Tokens, encode, load_corpus, windows
+from scaler_wizard.errors import ScalerError
+from scaler_wizard.evals.perplexity import paired_gain, token_nll
+from scaler_wizard.events import Note
+from scaler_wizard.grow import new_parameters
+from scaler_wizard.lora import add_lora, merge_lora
+from scaler_wizard.models import load_model, load_tokenizer, save_model
+from scaler_wizard.phases import Train
+from scaler_wizard.run import write_whole
+from scaler_wizard.task import Task
+from scaler_wizard.train import Arm, Emit, Spans
+
+CALIBRATION_TOKENS = 8_192
+HELD_OUT_TOKENS = 32_768
+
+
+@dataclass(frozen=True)
+class Conduct:
+    """How a training talks and is told to stop."""
+
+    emit: Emit
+    should_stop: Callable[[], bool]
+
+
+@dataclass(frozen=True)
+class Texts:
+    """One corpus in the model's tokens."""
+
+    train: list[Tokens]
+    calibration: Tokens
+    """(windows, length): what the breaker watches."""
+    held_out: Tokens
+    """(windows, length): what the arms are compared on."""
+
+
+@dataclass(frozen=True)
+class ArmResult:
+    """One trained arm."""
+
+    nll_by_window: list[float]
+    """Held-out loss, one value per window, in the same order in both arms."""
+    seconds: float
+    parameters: int
+    tokens: int
+
+
+def heal(task: Task, run: Conduct) -> dict[str, Any]:
+    """Train both arms; the grown one is staged; returns the evidence for the gate."""
+    settings = task.phase.change
+    assert isinstance(settings, Train)
+    texts = _texts(task, settings)
+    before = [float(value) for value in _held_out(task.current, texts)]
+    grown = _train_arm(task, settings, texts, run, arm="grown", source=task.current, out=task.staging)
+    control = _control(task, settings, texts, run) if settings.control else None
+    gain = None
+    if control is not None:
+        gain = paired_gain(np.array(control.nll_by_window), np.array(grown.nll_by_window), seed=task.seed)
+    return {
+        "training": {
+            "tokens": grown.tokens,
+            "train": settings.train,
+            "learning_rate": settings.learning_rate,
+            "held_out_window": settings.window,
+            "before": float(np.mean(before)),
+            "grown": _summary(grown),
+            "control": None if control is None else _summary(control),
+            "gain_over_control": None if gain is None else gain.model_dump(),
+        }
+    }
+
+
+def _texts(task: Task, settings: Train) -> Texts:
+    corpus, tokenizer = load_corpus(task.data), load_tokenizer(task.current)
+
+    def cut(part: Any, tokens: int) -> Tokens:
+        return windows(encode(part, tokenizer), settings.window, limit=max(4, tokens // settings.window))
+
+    return Texts(
+        train=encode(corpus.train, tokenizer),
+        calibration=cut(corpus.calibration, CALIBRATION_TOKENS),
+        held_out=cut(corpus.heldout, HELD_OUT_TOKENS),
+    )
+
+
+def _control(task: Task, settings: Train, texts: Texts, run: Conduct) -> ArmResult:
+    """The base under the current rotary settings: only growth tells the two arms apart."""
+    run.emit(Note(text="The control: the base, trained on the same tokens."))
+    source, out = task.scratch / "control-base", task.scratch / "control"
+    control_base(task.base.folder, task.current, source)
+    out.mkdir(exist_ok=True)
+    return _train_arm(task, settings, texts, run, arm="control", source=source, out=out)
+
+
+def control_base(base: Path, current: Path, folder: Path) -> None:
+    """Stage the base with the window of `current`."""
+    shutil.rmtree(folder, ignore_errors=True)
+    shutil.copytree(base, folder)
+    config, grown = (json.loads((place / "config.json").read_text(encoding="utf-8")) for place in (base, current))
+    for key in ("rope_parameters", "rope_scaling", "rope_theta", "max_position_embeddings"):
+        config.pop(key, None)
+        if key in grown:
+            config[key] = grown[key]
+    (folder / "config.json").unlink()  # a link to the base's file would change the base
+    (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+
+
+def _summary(arm: ArmResult) -> dict[str, Any]:
+    return {
+        "parameters": arm.parameters,
+        "nll": float(np.mean(arm.nll_by_window)),
+        "nll_by_window": arm.nll_by_window,
+        "seconds": arm.seconds,
+    }
+
+
+def _train_arm(
+    task: Task, settings: Train, texts: Texts, run: Conduct, *, arm: Arm, source: Path, out: Path
+) -> ArmResult:
+    """Train one arm from `source`, write it to `out`, measure it there; a finished arm is not trained again."""
+    from scaler_wizard.train import Trainer, text_of
+
+    done = task.scratch / f"{arm}.json"
+    if done.exists():
+        return ArmResult(**json.loads(done.read_text(encoding="utf-8")))
+    begun = time.monotonic()
+    model, spans = _learner(task, settings, arm, source)
+    tokenizer = load_tokenizer(task.current)
+    trainer = Trainer(
+        model=model,
+        text=text_of(
+            texts.train,
+            tokenizer,
+            settings,
+            native=task.base.native_context,
+            target=task.target_context,
+            seed=task.seed,
+        ),
+        settings=settings,
+        evaluate=lambda trained: float(token_nll(_inner(trained), texts.calibration).mean()),
+        watch=CircuitBreaker(task.breaker, base_accuracy=_base_accuracy(task)),
+        emit=run.emit,
+        snapshot=task.scratch / f"{arm}.pt",
+        should_stop=run.should_stop,
+        seed=task.seed,
+        arm=arm,
+        spans=spans,
+    )
+    trainer.run()
+    save_model(_stock(model, texts), out, like=source)
+    result = ArmResult(
+        nll_by_window=[float(value) for value in _held_out(out, texts)],
+        seconds=time.monotonic() - begun,
+        parameters=read_architecture(out).parameters,
+        tokens=settings.steps * settings.windows_per_step * settings.window,
+    )
+    write_whole(done, json.dumps(vars(result)))
+    return result
+
+
+def _learner(task: Task, settings: Train, arm: Arm, source: Path) -> tuple[Any, Spans | None]:
+    """The model in fp32, and what learns in it; the control has no new parameters, so all of it learns."""
+    model = load_model(source, dtype="float32")
+    if settings.train == "lora":
+        return add_lora(model, rank=settings.lora_rank, seed=task.seed), None
+    if settings.train == "new" and arm == "grown":
+        return model, new_spans(task)
+    return model, {name: None for name, _ in model.named_parameters()}
+
+
+def new_spans(task: Task) -> Spans:
+    """Which rows and columns of the grown model did not exist in the base."""
+    found: dict[str, tuple[tuple[int, int, int], ...] | None] = {}
+    base = read_architecture(task.base.folder)
+    for name, part in new_parameters(base, task.grown_by).tensors.items():
+        spans = [(0, *run) for run in part.rows] + [(1, *run) for run in part.columns]
+        found[name] = None if part.whole else tuple(spans)
+    if not found:
+        raise ScalerError("heal.train: new: the model has no new parameters", "grow it, or train `lora` or `all`")
+    return found
+
+
+def _stock(model: Any, texts: Texts) -> Any:
+    import torch
+
+    if not hasattr(model, "merge_and_unload"):
+        return model
+    return merge_lora(model.eval(), torch.from_numpy(texts.calibration[:1, :64].astype(np.int64)))
+
+
+def _inner(model: Any) -> Any:
+    """The model under PEFT's wrapper; its adapters stay active."""
+    return model.get_base_model() if hasattr(model, "get_base_model") else model
+
+
+def _held_out(folder: Path, texts: Texts) -> Any:
+    """Loss by window of what was written, not of what was in memory: saving in bfloat16 may have changed it."""
+    return token_nll(load_model(folder), texts.held_out).mean(axis=1)
+
+
+def _base_accuracy(task: Task) -> float | None:
+    probe = task.baseline.probe if task.baseline else None
+    return probe.accuracy.value if probe else None

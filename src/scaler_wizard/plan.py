@@ -1,0 +1,325 @@
+"""Fill in every number of a recipe, or say in two lines why it cannot be done; loads no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+
+from scaler_wizard.architecture import Architecture, Blueprint, read_architecture
+from scaler_wizard.context.ladder import ladder
+from scaler_wizard.contract import Contract
+from scaler_wizard.errors import ScalerError
+from scaler_wizard.estimate import (
+    flops_per_second,
+    measuring_bytes,
+    seconds,
+    total,
+    training_bytes,
+    training_flops,
+)
+from scaler_wizard.gate import tokens
+from scaler_wizard.grow import Operator, grown
+from scaler_wizard.hardware import Hardware
+from scaler_wizard.metrics import MeasureSpec
+from scaler_wizard.models import Source
+from scaler_wizard.phases import Base, Baseline, Change, Estimate, Export, Extend, Grow, Phase, Plan, Train
+from scaler_wizard.recipe import Heal, Recipe, count, factor, load_yaml
+from scaler_wizard.record import explicit
+from scaler_wizard.target import parse_target, solve
+
+SMALL = 20_000_000
+"""Parameters below which everything is measured on many windows at once and trained whole."""
+GIB = 2**30
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What a plan is made for."""
+
+    recipe: Recipe
+    base: Architecture
+    hardware: Hardware
+
+    @property
+    def small(self) -> bool:
+        """A model that this machine measures and trains in seconds."""
+        return self.base.parameters < SMALL
+
+    @property
+    def native(self) -> int:
+        """Window of the base."""
+        return self.base.native_context
+
+    @property
+    def threads(self) -> int:
+        """Processor threads of a worker."""
+        return self.recipe.limits.threads or self.hardware.cpus
+
+    @property
+    def memory_limit(self) -> int:
+        """Most bytes that a worker may use."""
+        share = min(self.recipe.limits.memory_share, Contract().memory_share)
+        limit = int((self.hardware.vram_bytes or self.hardware.ram_bytes) * share)
+        return min(limit, self.recipe.limits.memory or limit)
+
+
+def make_plan(recipe: Recipe, source: Source, base: Architecture, hardware: Hardware) -> Plan:
+    """The whole run, phase by phase. Raises ScalerError where the wish is impossible on this model or machine."""
+    setting = Setting(recipe, base, hardware)
+    target = _target_context(setting)
+    operators, notes = _growth(setting, target)
+    view = grown(base, operators)
+    phases = tuple(_numbered(_phases(setting, target, operators, view)))
+    plan = Plan(
+        name=recipe.name or source.name.lower().replace("_", "-").replace(".", "-")[:40].strip("-"),
+        base=_base(recipe, source, base),
+        parameters=view.parameters,
+        context=target,
+        data=recipe.data,
+        phases=phases,
+        limits=recipe.limits,
+        gate=recipe.gate,
+        breaker=recipe.breaker,
+        seed=recipe.seed,
+        estimate=total([phase.estimate for phase in phases]),
+        notes=(*notes, *_notes(setting, target)),
+        recipe=recipe.model_dump(mode="json"),
+    )
+    _must_fit(plan, setting)
+    return plan
+
+
+def _base(recipe: Recipe, source: Source, base: Architecture) -> Base:
+    return Base(
+        source=recipe.model,
+        folder=source.folder,
+        name=source.name,
+        licence=source.licence,
+        family=base.family,
+        parameters=base.parameters,
+        layers=base.layers,
+        hidden=base.hidden,
+        native_context=base.native_context,
+        dtype=base.dtype,
+    )
+
+
+# -- what is wished --------------------------------------------------------------------------------------------------
+
+
+def _target_context(setting: Setting) -> int:
+    wish = setting.recipe.context
+    if wish is None:
+        if setting.recipe.parameters is None:
+            raise ScalerError("the recipe asks for nothing", "add `context: 2x` or `parameters: 1.3x`")
+        return setting.native
+    times = factor(wish)
+    target = int(setting.native * times) if times else count(wish, kilo=1024)
+    if target <= setting.native:
+        raise ScalerError(
+            f"context: {wish} is {target} tokens; the model's window is {setting.native} already",
+            f"name more than {tokens(setting.native)}, or leave the line out",
+        )
+    return target
+
+
+def _growth(setting: Setting, target: int) -> tuple[tuple[Operator, ...], tuple[str, ...]]:
+    wish = setting.recipe.parameters
+    if wish is None:
+        return (), ()
+    solution = solve(setting.base, parse_target(wish, setting.base.parameters), context=target)
+    return tuple(solution.operators), solution.reasons  # type: ignore[arg-type]
+
+
+def _notes(setting: Setting, target: int) -> Iterator[str]:
+    if setting.recipe.heal is False:
+        yield "heal: false: nothing is trained, so new parameters stay empty: room added, not yet filled"
+    elif not setting.recipe.heal.control:
+        yield "heal.control: false: nobody will know whether simply training the base would have done as well"
+    if target > 2 * setting.native:
+        rungs = len(ladder(setting.native, target))
+        yield f"the window grows {target / setting.native:g}x in {rungs} rungs, a gate each"
+
+
+# -- phases ----------------------------------------------------------------------------------------------------------
+
+
+Step = tuple[Literal["P0", "P1", "P2", "P3", "P4"], str, str, Change, MeasureSpec | None, Estimate]
+
+
+def _numbered(steps: Iterator[Step]) -> Iterator[Phase]:
+    for number, (stage, name, title, change, spec, estimate) in enumerate(steps):
+        yield Phase(number=number, stage=stage, name=name, title=title, change=change, measure=spec, estimate=estimate)
+
+
+def _phases(setting: Setting, target: int, operators: tuple[Operator, ...], view: Blueprint) -> Iterator[Step]:
+    base, recipe = setting.base, setting.recipe
+    spec = measure_spec(setting, target)
+    yield "P0", "baseline", "baseline", Baseline(), spec, _measuring(setting, base, spec, disk=0)
+    if operators:
+        title = f"growth {_size(base.parameters)} -> {_size(view.parameters)}"
+        change = Grow(operators=operators, parameters=view.parameters)
+        short = spec.model_copy(update={"windows": 0, "probe": None, "probe_items": 0})
+        yield "P1", "grow", title, change, short, _measuring(setting, view, short, disk=_bytes(view))
+    window = setting.native
+    for rung in ladder(setting.native, target):
+        title = f"window {tokens(window)} -> {tokens(rung)}"
+        rung_spec = _rung_spec(spec, rung, last=rung == target)
+        yield (
+            "P2",
+            f"extend-{rung}",
+            title,
+            Extend(length=rung),
+            rung_spec,
+            _measuring(setting, view, rung_spec, disk=0),
+        )
+        window = rung
+    if recipe.heal is not False:
+        train = train_settings(setting, recipe.heal, target, grows=bool(operators))
+        learned = train.steps * train.windows_per_step * train.window
+        yield "P3", "heal", f"training on {_size(learned)} tokens", train, spec, _training(setting, view, train, spec)
+    basis = "links and a few small files"
+    estimate = Estimate(seconds=10.0, memory_bytes=500 * 2**20, disk_bytes=4 * 2**20, basis=basis)
+    yield "P4", "export", "export", Export(), None, estimate
+
+
+def measure_spec(setting: Setting, target: int) -> MeasureSpec:
+    """Small models: many windows at once. Large ones: one long text, asked along a single pass."""
+    wish, native, small = setting.recipe.measure, setting.native, setting.small
+    fractions = (0.25, 0.5, 0.75, 1.0) if not small else (native / target, 0.5, 1.0)
+    lengths = sorted({max(64, int(target * share)) for share in fractions} | {min(native, target)})
+    probe = wish.probe or ("none" if small else "capitals")
+    return MeasureSpec(
+        length=target,
+        windows=wish.windows or (64 if small else 1),
+        bucket=max(16, min(1024, target // 8)),
+        truncated=True,
+        short_length=min(native, 512),
+        short_windows=128 if small else 8,
+        needle_lengths=tuple(lengths),
+        needles=wish.needles or (32 if small else 16),
+        digits=4 if small else 7,
+        along=not small,
+        probe=None if probe == "none" else probe,
+        probe_items=0 if probe == "none" else 120,
+        seed=setting.recipe.seed,
+    )
+
+
+def _rung_spec(spec: MeasureSpec, rung: int, *, last: bool) -> MeasureSpec:
+    """A rung is judged on its own length; the last one against the base's reading of truncated text."""
+    lengths = tuple(sorted({length for length in spec.needle_lengths if length <= rung} | {rung}))
+    bucket = spec.bucket if last else max(16, min(1024, rung // 8))
+    changes = {"length": rung, "bucket": bucket, "truncated": not last, "needle_lengths": lengths, "probe": None}
+    return spec.model_copy(update=changes | {"probe_items": 0})
+
+
+def train_settings(setting: Setting, heal: Heal, target: int, *, grows: bool) -> Train:
+    """Small models learn whole, at full length; large ones a little, in short windows with skipped positions."""
+    small = setting.small
+    window = heal.window or (min(target, 512) if small else min(1024, setting.native))
+    per_step = max(1, (8192 if small else 1024) // window)
+    learn = heal.train or ("all" if small else "new" if grows else "lora")
+    wished = heal.tokens or (2_000_000 if small else 16_384)
+    steps = max(4, round(wished / (per_step * window)))
+    return Train(
+        train=learn,
+        steps=steps,
+        windows_per_step=per_step,
+        micro_batch=max(1, min(per_step, (8192 if small else 1024) // window)),
+        window=window,
+        short_share=0.25 if window > setting.native else 0.0,
+        skip_share=0.5 if target > window else 0.0,
+        needle_share=0.1 if small and target > setting.native else 0.0,
+        learning_rate=heal.learning_rate or (2e-3 if small else 2e-4),
+        warmup_steps=max(1, steps // 20),
+        lora_rank=heal.lora_rank or 16,
+        evaluate_every=max(1, steps // 10),
+        checkpointing=False,
+        control=heal.control,
+    )
+
+
+# -- estimates -------------------------------------------------------------------------------------------------------
+
+
+def _measuring(setting: Setting, view: Blueprint, spec: MeasureSpec, *, disk: int) -> Estimate:
+    return Estimate(
+        seconds=seconds(view, spec, setting.native, setting.threads),
+        memory_bytes=measuring_bytes(view, spec),
+        disk_bytes=disk + 4 * 2**20,
+        basis=_basis(setting),
+    )
+
+
+def _training(setting: Setting, view: Blueprint, train: Train, spec: MeasureSpec) -> Estimate:
+    extra = training_flops(view, setting.base, train)
+    return Estimate(
+        seconds=seconds(view, spec, setting.native, setting.threads, extra=extra),
+        memory_bytes=max(training_bytes(view, train), measuring_bytes(view, spec)),
+        disk_bytes=_bytes(view) + 4 * 2**20,
+        basis=_basis(setting),
+    )
+
+
+def _basis(setting: Setting) -> str:
+    rate = flops_per_second(setting.threads) / 1e9
+    return f"counted operations at {rate:.0f} GFLOP/s, probed on {setting.threads} threads just now; weights in fp32"
+
+
+def _bytes(view: Blueprint) -> int:
+    return view.parameters * (4 if view.config.get("dtype", view.config.get("torch_dtype")) == "float32" else 2)
+
+
+def _must_fit(plan: Plan, setting: Setting) -> None:
+    disk, memory = plan.estimate.disk_bytes, plan.estimate.memory_bytes
+    if disk is not None and disk > setting.hardware.disk_free_bytes:
+        raise ScalerError(
+            f"the run needs {disk / GIB:.1f} GiB of disk; {setting.hardware.disk_free_bytes / GIB:.1f} GiB are free",
+            "make room, or choose another folder: --runs DIR",
+        )
+    if memory is not None and memory > setting.memory_limit:
+        worst = max(plan.phases, key=lambda phase: phase.estimate.memory_bytes or 0)
+        raise ScalerError(
+            f"{worst.slug} needs about {memory / GIB:.1f} GiB; the limit is {setting.memory_limit / GIB:.1f} GiB",
+            "ask for a smaller window or fewer parameters, or raise limits.memory if it was lowered",
+        )
+
+
+def _size(number: int) -> str:
+    """A count as people say it: 820K, 1.64M, 175M."""
+    for power, letter in ((1e9, "B"), (1e6, "M"), (1e3, "K")):
+        if number >= power:
+            return f"{number / power:.3g}{letter}"
+    return str(number)
+
+
+# -- files -----------------------------------------------------------------------------------------------------------
+
+
+def to_yaml(plan: Plan) -> str:
+    """The plan as an editable file."""
+    head = "# A plan: every number of a run. Edit it and run it: scaler run plan.yaml\n"
+    data: dict[str, Any] = explicit(plan.model_dump(mode="json"))
+    return head + yaml.safe_dump(data, sort_keys=False, allow_unicode=True, width=100)
+
+
+def load_plan(path: Path) -> Plan:
+    """Read a plan file; a plan whose base has changed since is refused."""
+    plan = Plan.read(load_yaml(path), path.name)
+    base = read_architecture(plan.base.folder)
+    if base.parameters != plan.base.parameters:
+        raise ScalerError(
+            f"{path.name}: the base has {base.parameters} parameters, the plan was made for {plan.base.parameters}",
+            "make the plan again: scaler plan recipe.yaml",
+        )
+    return plan
+
+
+def is_plan(path: Path) -> bool:
+    """Whether a file is a plan rather than a recipe."""
+    return "phases" in load_yaml(path)

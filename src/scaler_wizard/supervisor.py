@@ -1,0 +1,398 @@
+"""Carry a plan out: start a worker for each phase, watch it, judge what it made, ask, commit or go back. No torch."""
+
+from __future__ import annotations
+
+import queue
+import shutil
+import signal
+import subprocess
+import threading
+import time
+import uuid
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import psutil
+from blake3 import blake3
+
+from scaler_wizard.contract import read_signed
+from scaler_wizard.errors import ScalerError, Waiting
+from scaler_wizard.events import Done, Failed, Progress, Step, Telegram, worker_event
+from scaler_wizard.executors import local
+from scaler_wizard.gate import Change, Verdict, judge
+from scaler_wizard.grow import promise
+from scaler_wizard.hardware import detect
+from scaler_wizard.metrics import Measurement
+from scaler_wizard.phases import Export, Grow, Phase, Plan
+from scaler_wizard.recipe import load_yaml
+from scaler_wizard.record import from_json, to_json
+from scaler_wizard.run import Run, locked, write_whole
+from scaler_wizard.task import Task
+
+Answer = Literal["approve", "pause", "abort", "rollback"]
+POLL_SECONDS = 0.1
+GRACE_SECONDS = 30
+STALL_SECONDS = 600
+
+
+@dataclass(frozen=True)
+class Gate:
+    """A question to a person, with its evidence."""
+
+    id: str
+    phase: Phase
+    verdict: Verdict
+    evidence: dict[str, Any]
+    evidence_hash: str
+    deadline: float
+    """On the monotonic clock."""
+
+
+Approver = Callable[[Gate], tuple[Answer, str, str] | None]
+"""Asked again and again until it answers (answer, who, how); None is no answer yet."""
+Tell = Callable[[str, Any], None]
+"""Told what happens: a kind and its event, for the screen."""
+
+
+class Paused(Waiting):
+    """The run stopped in good order and goes on when it is told to."""
+
+
+@dataclass
+class Outcome:
+    """How a worker ended."""
+
+    done: Done | None = None
+    failed: Failed | None = None
+    asked_to: Literal["pause", "abort"] | None = None
+    code: int | None = None
+    telegram: Telegram | None = None
+    lines: list[str] = field(default_factory=list)
+
+
+class Supervisor:
+    """One run, from its current checkpoint to its end or to a pause."""
+
+    def __init__(
+        self, run: Run, plan: Plan, *, approver: Approver, tell: Tell, command: Sequence[str] = local.WORKER
+    ) -> None:
+        self.run, self.plan = run, plan
+        self._approver, self._tell, self._command = approver, tell, command
+        self._stop: Literal["pause", "abort"] | None = None
+        self.contract = read_signed(load_yaml(run.folder / "contract.yaml")).contract
+
+    def conduct(self) -> None:
+        """Do every phase that is not done; raises Paused where the run waits."""
+        with locked(self.run), _signals(self._ask_to_pause):
+            self.run.recover()
+            self.run.journal.add("resumed" if self.run.current else "started", {"phases": len(self.plan.phases)})
+            self.run.set_status("running")
+            try:
+                for phase in self.todo():
+                    self._phase(phase)
+            except Paused as paused:
+                self.run.set_status("paused", paused.wrong)
+                self.run.write_metadata()
+                raise
+            except ScalerError as error:
+                self.run.set_status("failed", error.wrong)
+                self.run.write_metadata()
+                raise
+            self.run.set_status("completed")
+            self.run.write_metadata()
+
+    def todo(self) -> list[Phase]:
+        """Phases after the current checkpoint."""
+        current = self.run.current
+        return [phase for phase in self.plan.phases if current is None or phase.slug > current]
+
+    def _ask_to_pause(self) -> None:
+        self._stop = "pause"
+
+    # -- one phase ---------------------------------------------------------------------------------------------------
+
+    def _phase(self, phase: Phase) -> None:
+        gate = self._waiting_gate(phase)
+        if gate is None:
+            self.run.journal.add("phase_started", {"slug": phase.slug}, phase=phase.slug)
+            self._tell("phase", phase)
+            gate = self._open_gate(phase, self._work(phase))
+        self._settle(gate)
+
+    def _work(self, phase: Phase) -> Done:
+        self._clear_staging(phase)
+        file = self.run.folder / "task.json"
+        write_whole(file, to_json(self._task(phase)))
+        worker = local.start(file, self.run.folder / "worker.log", threads=self._threads(), command=self._command)
+        outcome = self._watch(phase, worker)
+        if outcome.done is not None:
+            return outcome.done
+        raise self._ended(phase, outcome)
+
+    def _clear_staging(self, phase: Phase) -> None:
+        """An attempt of this very phase is kept, since a worker can go on from it; any other is thrown away."""
+        mark = self.run.folder / "staging-of"
+        if not mark.exists() or mark.read_text(encoding="utf-8") != phase.slug:
+            shutil.rmtree(self.run.staging, ignore_errors=True)
+            shutil.rmtree(self.run.scratch, ignore_errors=True)
+        for folder in (self.run.staging, self.run.scratch):
+            folder.mkdir(exist_ok=True)
+        write_whole(mark, phase.slug)
+
+    def _task(self, phase: Phase) -> Task:
+        current = self.run.current
+        operators = [
+            earlier.change.operators
+            for earlier in self.plan.phases
+            if isinstance(earlier.change, Grow) and current is not None and earlier.slug <= current
+        ]
+        return Task(
+            run_id=self.run.id,
+            trace_id=self.run.journal.get("uuid") or "",
+            phase=phase,
+            base=self.plan.base,
+            current=self.run.checkpoints / current if current else self.plan.base.folder,
+            staging=self.run.staging,
+            scratch=self.run.scratch,
+            report=self.run.report if isinstance(phase.change, Export) else None,
+            run_folder=self.run.folder,
+            data=self.plan.data,
+            target_context=self.plan.context,
+            baseline=self.measurement(self.plan.phases[0].slug),
+            grown_by=tuple(operator for group in operators for operator in group),
+            breaker=self.plan.breaker,
+            memory_limit_bytes=self._memory_limit(),
+            threads=self._threads(),
+            seed=self.plan.seed,
+        )
+
+    def _threads(self) -> int:
+        return self.plan.limits.threads or detect(self.run.folder).cpus
+
+    def _memory_limit(self) -> int:
+        share = min(self.plan.limits.memory_share, self.contract.memory_share)
+        limit = int(detect(self.run.folder).ram_bytes * share)
+        return min(limit, self.plan.limits.memory or limit)
+
+    def measurement(self, slug: str | None) -> Measurement | None:
+        """What was measured on a checkpoint."""
+        for row in self.run.committed():
+            if row.data["slug"] == slug and row.data.get("measurement"):
+                return Measurement.read(row.data["measurement"], str(slug))
+        return None
+
+    # -- watching ----------------------------------------------------------------------------------------------------
+
+    def _watch(self, phase: Phase, worker: subprocess.Popen[str]) -> Outcome:
+        lines: queue.Queue[str | None] = queue.Queue()
+        threading.Thread(target=_pump, args=(worker, lines), daemon=True).start()
+        outcome, asked, heard = Outcome(), None, time.monotonic()
+        while (line := _next(lines)) is not None or worker.poll() is None:
+            if line:
+                heard = time.monotonic()
+                self._hear(phase, outcome, line)
+            self._tell("tick", worker.pid)
+            if asked is None and (wish := self._wish(worker, outcome, heard)):
+                asked, outcome.asked_to = time.monotonic(), wish
+                worker.terminate()
+            if asked is not None and time.monotonic() - asked > GRACE_SECONDS:
+                worker.kill()
+        outcome.code = worker.wait()
+        return outcome
+
+    def _hear(self, phase: Phase, outcome: Outcome, line: str) -> None:
+        event = worker_event.validate_python(from_json(line))
+        if isinstance(event, Done):
+            outcome.done = event
+        elif isinstance(event, Failed):
+            outcome.failed = event
+        elif isinstance(event, Telegram):
+            outcome.telegram = event
+        if not isinstance(event, (Progress, Done)):
+            durable = not isinstance(event, Step)
+            self.run.journal.add(event.kind, event.model_dump(mode="python"), phase=phase.slug, durable=durable)
+        self._tell(event.kind, event)
+
+    def _wish(self, worker: subprocess.Popen[str], outcome: Outcome, heard: float) -> Literal["pause", "abort"] | None:
+        if self._stop is None:
+            self._stop = self._requested()
+        if self._stop is None and (used := _memory(worker.pid)) > self._memory_limit():
+            outcome.telegram = Telegram(
+                cause="memory",
+                step=0,
+                value=float(used),
+                limit=float(self._memory_limit()),
+                sentence=f"Memory {used / 2**30:.1f} GiB is above the limit of {self._memory_limit() / 2**30:.1f} GiB.",
+            )
+            self.run.journal.add("telegram", outcome.telegram.model_dump())
+            return "abort"
+        return self._stop
+
+    def _requested(self) -> Literal["pause", "abort"] | None:
+        request = self.run.journal.get("request")
+        if request in ("pause", "abort"):
+            self.run.journal.set("request", "")
+            return "pause" if request == "pause" else "abort"
+        return None
+
+    def _ended(self, phase: Phase, outcome: Outcome) -> ScalerError:
+        """Why the worker did not finish, and what happens to the run."""
+        if outcome.telegram is not None and outcome.telegram.hard:
+            self._discard()
+            return ScalerError(outcome.telegram.sentence, "the phase was undone; change the recipe and run it again")
+        if outcome.failed is not None and outcome.failed.reason in ("input", "proof", "breaker"):
+            self._discard()
+            return ScalerError(outcome.failed.wrong, outcome.failed.cure)
+        if outcome.asked_to == "abort":
+            self._discard()
+            return ScalerError(
+                f"{self.run.id}: aborted in {phase.slug}", "everything that was committed is still there"
+            )
+        if outcome.failed is not None:
+            return Paused(outcome.failed.wrong, outcome.failed.cure)
+        if outcome.asked_to == "pause":
+            return Paused(f"{self.run.id}: paused in {phase.slug}", "run the same command again to go on")
+        return Paused(
+            f"the worker ended without a word in {phase.slug} (exit code {outcome.code})",
+            f"see {self.run.folder / 'worker.log'}, then run the same command again: it goes on",
+        )
+
+    def _discard(self) -> None:
+        shutil.rmtree(self.run.staging, ignore_errors=True)
+        shutil.rmtree(self.run.scratch, ignore_errors=True)
+
+    # -- gates -------------------------------------------------------------------------------------------------------
+
+    def _waiting_gate(self, phase: Phase) -> Gate | None:
+        """A gate of this phase that was open when an earlier process ended; its answer may have come since."""
+        row = self.run.last("gate")
+        if row is None or row.data["phase"] != phase.slug or not self.run.staging.is_dir():
+            return None
+        committed = self.run.last("committed")
+        if committed is not None and committed.seq > row.seq:
+            return None
+        decided = self.run.decision(row.data["gate"])
+        if decided is not None and decided.data["action"] != "approve":
+            self.run.journal.add("reopened", {"gate": row.data["gate"]}, phase=phase.slug)
+            return self._gate(phase, Verdict.read(row.data["verdict"], "gate"), row.data["evidence"])
+        verdict = Verdict.read(row.data["verdict"], "gate")
+        return Gate(row.data["gate"], phase, verdict, row.data["evidence"], row.data["evidence_hash"], self._deadline())
+
+    def _open_gate(self, phase: Phase, done: Done) -> Gate:
+        index = self.plan.phases.index(phase)
+        following = self.plan.phases[index + 1] if index + 1 < len(self.plan.phases) else None
+        verdict = judge(
+            _change(phase, following),
+            baseline=self.measurement(self.plan.phases[0].slug),
+            before=self.measurement(self.run.current),
+            after=done.measurement,
+            evidence=done.evidence,
+            limits=self.plan.gate,
+        )
+        measurement = done.measurement.model_dump(mode="python") if done.measurement else None
+        return self._gate(phase, verdict, {**done.evidence, "measurement": measurement})
+
+    def _gate(self, phase: Phase, verdict: Verdict, evidence: dict[str, Any]) -> Gate:
+        digest = blake3(to_json(evidence).encode()).hexdigest()
+        gate = Gate(uuid.uuid4().hex[:8], phase, verdict, evidence, digest, self._deadline())
+        self.run.journal.add(
+            "gate",
+            {
+                "gate": gate.id,
+                "phase": phase.slug,
+                "sentence": verdict.sentence,
+                "verdict": verdict.model_dump(mode="python"),
+                "evidence": evidence,
+                "evidence_hash": digest,
+            },
+            phase=phase.slug,
+        )
+        return gate
+
+    def _deadline(self) -> float:
+        return time.monotonic() + self.contract.response_window_sec
+
+    def _settle(self, gate: Gate) -> None:
+        self._tell("gate", gate)
+        if gate.verdict.action == "rollback":
+            self._discard()
+            raise ScalerError(gate.verdict.sentence, "; ".join(gate.verdict.reasons) or "the phase was undone")
+        answer = self._answer(gate)
+        self._tell("decision", answer)
+        if answer == "approve":
+            self._commit(gate)
+        elif answer == "pause":
+            raise Paused(gate.verdict.sentence, "answer with `scaler approve`, or run the same command again")
+        else:
+            self._discard()
+            word = "aborted" if answer == "abort" else "the phase was undone"
+            raise ScalerError(f"{self.run.id}: {word} at the gate of {gate.phase.slug}", "earlier checkpoints remain")
+
+    def _answer(self, gate: Gate) -> Answer:
+        while True:
+            decided = self.run.decision(gate.id)
+            if decided is not None:
+                return decided.data["action"]  # type: ignore[no-any-return]
+            if (given := self._approver(gate)) is not None:
+                action, who, how = given
+                self.run.decide(gate.id, gate.evidence_hash, action, who=who, how=how)
+            elif self._stop or self._requested() or time.monotonic() > gate.deadline:
+                return "pause"
+            else:
+                time.sleep(POLL_SECONDS)
+
+    def _commit(self, gate: Gate) -> None:
+        data = {
+            "gate": gate.id,
+            "sentence": gate.verdict.sentence,
+            "stage": gate.phase.stage,
+            "measurement": gate.evidence.get("measurement"),
+            "evidence": {key: value for key, value in gate.evidence.items() if key != "measurement"},
+        }
+        self.run.commit(gate.phase.slug, data)
+        self._tell("committed", gate.phase)
+
+
+def _change(phase: Phase, following: Phase | None) -> Change:
+    exact = isinstance(phase.change, Grow) and promise(phase.change.operators) != "no"
+    return Change(phase.change.kind, phase.title, exact=exact, next=None if following is None else following.title)
+
+
+def _pump(worker: subprocess.Popen[str], lines: queue.Queue[str | None]) -> None:
+    assert worker.stdout is not None
+    for line in worker.stdout:
+        lines.put(line)
+    lines.put(None)
+
+
+def _next(lines: queue.Queue[str | None]) -> str | None:
+    """The next line; an empty text where none came in time; None at the end."""
+    try:
+        return lines.get(timeout=POLL_SECONDS)
+    except queue.Empty:
+        return ""
+
+
+def _memory(pid: int) -> int:
+    try:
+        return int(psutil.Process(pid).memory_info().rss)
+    except psutil.NoSuchProcess:
+        return 0
+
+
+class _signals:
+    """While inside: SIGINT and SIGTERM ask for a pause instead of ending the process."""
+
+    def __init__(self, ask: Callable[[], None]) -> None:
+        self._ask = ask
+        self._before: dict[int, Any] = {}
+
+    def __enter__(self) -> None:
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGINT, signal.SIGTERM):
+                self._before[number] = signal.signal(number, lambda *_: self._ask())
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)

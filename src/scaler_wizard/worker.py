@@ -1,0 +1,298 @@
+"""One phase of a run, from its task file to a staged model: `python -m scaler_wizard.worker task.json`.
+
+Says what it does as JSON lines on standard output (`events.WorkerEvent`); talks to people only on standard error.
+Exit codes: 0 staged and measured, 2 refused or failed (the last event says why), 3 interrupted: the same task goes on.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import signal
+import sys
+import time
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from types import FrameType
+from typing import Any, TextIO
+
+from scaler_wizard.errors import ScalerError
+from scaler_wizard.events import Done, Failed, Note, Progress, Step, WorkerEvent
+from scaler_wizard.metrics import Measurement
+from scaler_wizard.phases import Change, Extend, Grow, Train
+from scaler_wizard.record import to_json
+from scaler_wizard.task import Task
+
+PROMPT_TOKENS = 96
+PROMPTS = 4
+TRAINING_SHARE = 0.7
+"""Part of a healing phase that is training; the rest measures."""
+
+Emit = Callable[[WorkerEvent], None]
+
+
+class Interrupted(Exception):
+    """Asked to stop; what is on disk is enough to go on."""
+
+
+class Refused(Exception):
+    """The phase's own check said no."""
+
+    def __init__(self, failed: Failed) -> None:
+        super().__init__(failed.wrong)
+        self.failed = failed
+
+
+class Lines:
+    """Events as JSON lines; progress is thinned to two lines a second."""
+
+    def __init__(self, out: TextIO) -> None:
+        self._out = out
+        self._started = self._last = time.monotonic()
+
+    def __call__(self, event: WorkerEvent) -> None:
+        """Write one event and hand it over at once."""
+        self._out.write(to_json(event) + "\n")
+        self._out.flush()
+
+    def progress(self, share: float, doing: str) -> None:
+        """Say how far the phase is; the time left follows from the pace so far."""
+        now = time.monotonic()
+        if now - self._last < 0.5 and share < 1:
+            return
+        self._last = now
+        elapsed = now - self._started
+        left = elapsed * (1 - share) / share if share > 0.02 else None
+        self(Progress(share=min(max(share, 0.0), 1.0), doing=doing, seconds_left=left))
+
+    def training(self, change: Change) -> Emit:
+        """Events of a training, each step with the progress of the whole phase."""
+        assert isinstance(change, Train)
+        arms = 2 if change.control else 1
+
+        def emit(event: WorkerEvent) -> None:
+            self(event)
+            if isinstance(event, Step):
+                before = 0.0 if event.arm == "grown" else 1 / arms
+                done = before + event.step / event.steps / arms
+                self.progress(TRAINING_SHARE * done, f"training {event.step}/{event.steps}, loss {event.loss:.3f}")
+
+        return emit
+
+
+def main(arguments: list[str]) -> int:
+    """Carry one task out."""
+    task = Task.load(Path(arguments[0]))
+    lines = Lines(sys.stdout)
+    signal.signal(signal.SIGTERM, _stop)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole terminal; the supervisor decides
+    try:
+        _prepare(task)
+        lines(PHASES[task.phase.change.kind](task, lines))
+    except Interrupted:
+        return 3
+    except Exception as error:  # noqa: BLE001 - the border of the process: every failure becomes an event
+        lines(_failed(error))
+        return 2
+    return 0
+
+
+class _Stop:
+    """SIGTERM: training is told and finishes its step first; anything else is left at once."""
+
+    asked = False
+    polite = False
+
+    def __call__(self, number: int, frame: FrameType | None) -> None:
+        self.asked = True
+        if not self.polite:
+            raise Interrupted
+
+
+_stop = _Stop()
+
+
+def _prepare(task: Task) -> None:
+    import torch
+    import transformers
+
+    torch.set_num_threads(task.threads)
+    transformers.logging.set_verbosity_error()
+    transformers.utils.logging.disable_progress_bar()
+
+
+def _failed(error: Exception) -> Failed:
+    if isinstance(error, Refused):
+        return error.failed
+    if isinstance(error, ScalerError):
+        return Failed(reason="input", wrong=error.wrong, cure=error.cure)
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        return Failed(
+            reason="memory",
+            wrong="the phase needs more memory than there is",
+            cure="close other programs or lower heal.window and measure.windows, then run the same command again",
+        )
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EFBIG, errno.EDQUOT):
+        return Failed(
+            reason="disk", wrong="the disk is full", cure="make room, then run the same command again: it goes on"
+        )
+    traceback.print_exception(error, file=sys.stderr)
+    return Failed(
+        reason="fault",
+        wrong=f"{type(error).__name__}: {error}",
+        cure="this is a fault of ours: please report it with worker.log from the run folder",
+    )
+
+
+# -- phases ----------------------------------------------------------------------------------------------------------
+
+
+def baseline(task: Task, lines: Lines) -> Done:
+    """P0: stage the base as it is and measure it."""
+    link_model(task.current, task.staging)
+    return Done(measurement=measured(task, lines))
+
+
+def grow(task: Task, lines: Lines) -> Done:
+    """P1: grow, prove that the function is kept, measure."""
+    from scaler_wizard.architecture import read_architecture
+    from scaler_wizard.grow import grow_program, promise
+    from scaler_wizard.prove import prove
+    from scaler_wizard.weights import copy_companions, write
+
+    change = task.phase.change
+    assert isinstance(change, Grow)
+    architecture = read_architecture(task.current)
+    lines.progress(0.0, "growing")
+    program = grow_program(architecture, change.operators, seed=task.seed)
+    write(program, task.staging, seed=task.seed, threads=task.threads)
+    copy_companions(task.current, task.staging)
+    lines.progress(0.05, "proving that the function is kept")
+    proof = prove(task.current, task.staging, prompts(task), promised=promise(change.operators))
+    if not proof.passed:
+        raise Refused(
+            Failed(reason="proof", wrong=f"growth is not exact: {proof.reason}", cure="nothing was kept; see the log")
+        )
+    lines(Note(text=proof.reason))
+    return Done(measurement=measured(task, lines, start=0.3), evidence={"proof": proof.model_dump(mode="json")})
+
+
+def extend(task: Task, lines: Lines) -> Done:
+    """P2: write the window's new rotary settings over the same weights and measure."""
+    from scaler_wizard.context.rope import extended_config
+
+    change = task.phase.change
+    assert isinstance(change, Extend)
+    link_model(task.current, task.staging)
+    config_file = task.staging / "config.json"
+    config = json.loads(config_file.read_text(encoding="utf-8"))
+    native = task.base.native_context
+    config = extended_config(config, change.length, change.method, native=native, **change.options)
+    _replace(config_file, config)
+    tokenizer_file = task.staging / "tokenizer_config.json"
+    if tokenizer_file.exists():
+        tokenizer = json.loads(tokenizer_file.read_text(encoding="utf-8"))
+        _replace(tokenizer_file, tokenizer | {"model_max_length": change.length})
+    return Done(measurement=measured(task, lines))
+
+
+def _replace(file: Path, data: Any) -> None:
+    """Write a new file: this one is a hard link, and writing through it would change the earlier checkpoint."""
+    file.unlink()
+    file.write_text(json.dumps(data, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def train(task: Task, lines: Lines) -> Done:
+    """P3: train the grown model and its control, then measure what was written."""
+    from scaler_wizard.heal import Conduct, heal
+    from scaler_wizard.train import Interrupted as Snapshotted
+    from scaler_wizard.train import Tripped
+
+    _stop.polite = True
+    try:
+        evidence = heal(task, Conduct(lines.training(task.phase.change), lambda: _stop.asked))
+    except Snapshotted:
+        raise Interrupted from None
+    except Tripped as tripped:
+        cure = "lower heal.learning_rate, or choose other text, and run again"
+        raise Refused(Failed(reason="breaker", wrong=tripped.telegram.sentence, cure=cure)) from None
+    finally:
+        _stop.polite = False
+    return Done(measurement=measured(task, lines, start=TRAINING_SHARE), evidence=evidence)
+
+
+def export(task: Task, lines: Lines) -> Done:
+    """P4: the stock folder with its model card, and the report."""
+    from scaler_wizard.export import write_card
+    from scaler_wizard.report import write_report
+    from scaler_wizard.story import tell
+
+    link_model(task.current, task.staging)
+    lines.progress(0.2, "writing the report")
+    story = tell(task.run_folder)
+    write_card(story, task.staging)
+    assert task.report is not None
+    write_report(story, task.report)
+    return Done(evidence={"report": "report/report.md"})
+
+
+PHASES: dict[str, Callable[[Task, Lines], Done]] = {
+    "baseline": baseline,
+    "grow": grow,
+    "extend": extend,
+    "heal": train,
+    "export": export,
+}
+
+
+def measured(task: Task, lines: Lines, *, start: float = 0.0) -> Measurement | None:
+    """Measure the staged model as the phase says; the first `start` of the phase is already done."""
+    from scaler_wizard.data import encode, load_corpus
+    from scaler_wizard.evals.measure import measure
+    from scaler_wizard.models import load_model, load_tokenizer
+
+    if task.phase.measure is None:
+        return None
+    tokenizer = load_tokenizer(task.staging)
+    held_out = encode(load_corpus(task.data).heldout, tokenizer)
+    return measure(
+        load_model(task.staging),
+        tokenizer,
+        held_out=held_out,
+        corpus=task.data,
+        native=task.base.native_context,
+        spec=task.phase.measure,
+        progress=lambda share, doing: lines.progress(start + (1 - start) * share, doing),
+        baseline=task.baseline,
+    )
+
+
+def prompts(task: Task) -> list[list[int]]:
+    """Real text for the proof, from the calibration part."""
+    from scaler_wizard.data import encode, load_corpus, windows
+    from scaler_wizard.models import load_tokenizer
+
+    length = min(PROMPT_TOKENS, task.base.native_context // 2)
+    encoded = encode(load_corpus(task.data).calibration, load_tokenizer(task.current))
+    return [[int(token) for token in row] for row in windows(encoded, length, limit=PROMPTS)]
+
+
+def link_model(source: Path, target: Path) -> None:
+    """Put every file of a model folder into `target`: hard links, or copies where the disk is another one."""
+    import shutil
+
+    for file in sorted(source.iterdir()):
+        if not file.is_file() or file.name == "manifest.json":
+            continue
+        place = target / file.name
+        place.unlink(missing_ok=True)
+        try:
+            os.link(file, place)
+        except OSError:
+            shutil.copyfile(file, place)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main(sys.argv[1:]))
