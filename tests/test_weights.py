@@ -23,8 +23,8 @@ from scaler_wizard.weights import (
     Expression,
     Input,
     Mean,
-    Normal,
     Program,
+    Random,
     Scaled,
     Share,
     Spread,
@@ -122,10 +122,10 @@ def test_shares_of_a_split_add_up(tmp_path: Path) -> None:
 def test_random_numbers_have_the_spread_that_was_asked_for(tmp_path: Path) -> None:
     a = matrix(300, 500) * 0.02
     found = written(
-        tmp_path, program(tmp_path, {"a": a}, n=lambda t: Normal((300, 500), "F32", Spread(t["a"], 0.5), "n"))
+        tmp_path, program(tmp_path, {"a": a}, n=lambda t: Random((300, 500), "F32", Spread(t["a"], 0.5), "n"))
     )
     assert abs(found["n"].std() / a.std() - 0.5) < 0.01 and abs(found["n"].mean()) < 1e-3
-    assert len(found["n"].unique()) > 100_000
+    assert len(found["n"].unique()) > 50_000
 
 
 def test_shards_threads_and_pieces_never_change_a_number(tmp_path: Path) -> None:

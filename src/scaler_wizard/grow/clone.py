@@ -14,7 +14,7 @@ from pydantic import Field
 from scaler_wizard.architecture import Blueprint, Place
 from scaler_wizard.grow.operator import GrowthOperator, Preserves
 from scaler_wizard.grow.surgery import Draft, segment_spans, spread_of
-from scaler_wizard.weights import Expression, Normal, Program, Scaled, Sum, cut, join, negate, tile, zeros
+from scaler_wizard.weights import Expression, Program, Random, Scaled, Sum, join, negate, zeros
 
 KEPT = ("vocabulary", "head_dim", "experts", "one")
 """What is not multiplied."""
@@ -61,11 +61,9 @@ class HyperClone(GrowthOperator):
         return draft.done(self.resized(view))
 
     def _clone(self, draft: Draft, view: Blueprint, place: Place, axis: int) -> None:
-        tensor = draft.tensors[place.name]
         spans = [span for span in segment_spans(view, place.row, axis) if span[0] not in KEPT]
-        blocks = [(end, tile(cut(tensor, axis, start, end), axis, self.times - 1)) for _, start, end in spans]
-        if blocks:
-            draft.insert(place.name, axis, blocks)
+        if spans:
+            draft.repeat(place.name, axis, [(start, end) for _, start, end in spans], copies=self.times - 1)
 
     def _balance(self, draft: Draft, view: Blueprint, place: Place, base: Expression) -> None:
         tensor, role = draft.tensors[place.name], place.row.role
@@ -86,7 +84,7 @@ class HyperClone(GrowthOperator):
         spread = spread_of(base, 10 ** (-self.noise_db / 20) / self.times)
         parts: list[Expression] = []
         for pair in range(self.times // 2):
-            noise = Normal((rows, width), tensor.dtype, spread, f"{place.name}#{rows}x{width}.{pair}")
+            noise = Random((rows, width), tensor.dtype, spread, f"{place.name}#{rows}x{width}.{pair}")
             parts += [noise, negate(noise)]
         return Sum((tensor, join([*parts, zeros((rows, width * (self.times % 2)), tensor.dtype)], 1)))
 

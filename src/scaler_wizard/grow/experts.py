@@ -14,7 +14,7 @@ from pydantic import Field
 from scaler_wizard.architecture import FAMILIES, Blueprint, Place
 from scaler_wizard.grow.operator import GrowthOperator, Preserves, refuse
 from scaler_wizard.grow.surgery import Draft, spread_of
-from scaler_wizard.weights import Expression, Fresh, Normal, Program, Scaled, Sum, columns, rows, zeros
+from scaler_wizard.weights import Expression, Fresh, Program, Random, Scaled, Sum, columns, rows, zeros
 
 PARTS = {
     **{"w1": "gate_proj", "w3": "up_proj", "w2": "down_proj"},
@@ -155,7 +155,7 @@ class SharedExpert(GrowthOperator):
                 return (Scaled(dense, 2.0) if place.row.role == "ffn_out" else dense), None
             if place.row.role == "ffn_out":
                 return zeros(place.shape, dense.dtype), Fresh(whole=True)
-            return Normal(place.shape, dense.dtype, spread_of(dense), place.name), Fresh(whole=True)
+            return Random(place.shape, dense.dtype, spread_of(dense), place.name), Fresh(whole=True)
 
         return _mixed(view, self.resized(view), program, expert, self.router_noise)
 
@@ -200,7 +200,7 @@ class DuplicateExperts(GrowthOperator):
                 tensor = program.tensors[place.name]
                 key = f"{place.name}#{experts}."
                 noise = [
-                    Normal(tensor.shape, tensor.dtype, self.router_noise, f"{key}{n}") for n in range(1, self.times)
+                    Random(tensor.shape, tensor.dtype, self.router_noise, f"{key}{n}") for n in range(1, self.times)
                 ]
                 draft.insert(place.name, 0, [(experts, Sum((tensor, part))) for part in noise])
         return draft.done(after)
@@ -223,7 +223,7 @@ def _mixed(
         if place.row.role in ("router", "shared_gate"):
             dtype = program.tensors[dense.format("gate_proj")].dtype
             noise = router_noise if place.row.role == "router" else 0.0
-            router = Normal(place.shape, dtype, noise, place.name) if noise else zeros(place.shape, dtype)
+            router = Random(place.shape, dtype, noise, place.name) if noise else zeros(place.shape, dtype)
             draft.replace(place.name, router, Fresh(whole=True))
             continue
         origin = dense.format(PARTS[place.name.split(".")[-2]])

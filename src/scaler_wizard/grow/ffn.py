@@ -14,7 +14,7 @@ from pydantic import Field
 from scaler_wizard.architecture import Blueprint, Place, Segment
 from scaler_wizard.grow.operator import GrowthOperator, Preserves, refuse
 from scaler_wizard.grow.surgery import Draft, segment_spans, spread_of
-from scaler_wizard.weights import Expression, Normal, Program, Share, columns, cut, join, negate, zeros
+from scaler_wizard.weights import Expression, Program, Random, Share, columns, cut, join, negate, zeros
 
 LOW, HIGH = 0.25, 0.75  # share of a split neuron that its first half keeps
 
@@ -81,7 +81,7 @@ class WidenFfn(GrowthOperator):
         if len(tensor.shape) == 1:
             return zeros((new,), tensor.dtype)
         fresh = new // 2 if self.split == "pairs" else new
-        block = Normal((fresh, tensor.shape[1]), tensor.dtype, spread_of(tensor), f"{place.name}#{end}")
+        block = Random((fresh, tensor.shape[1]), tensor.dtype, spread_of(tensor), f"{place.name}#{end}")
         return join([block, block], 0) if self.split == "pairs" else block
 
     def _output_columns(self, tensor: Expression, end: int, view: Blueprint, place: Place) -> Expression:
@@ -90,7 +90,7 @@ class WidenFfn(GrowthOperator):
             return zeros((tensor.shape[0], new), tensor.dtype)
         if self.split == "net2net":
             return _halves(tensor, new, view, place)[1]
-        block = Normal((tensor.shape[0], new // 2), tensor.dtype, spread_of(tensor), f"{place.name}#{end}")
+        block = Random((tensor.shape[0], new // 2), tensor.dtype, spread_of(tensor), f"{place.name}#{end}")
         return join([block, negate(block)], 1)
 
 

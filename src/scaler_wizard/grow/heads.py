@@ -15,7 +15,7 @@ from pydantic import Field
 from scaler_wizard.architecture import Blueprint, Place
 from scaler_wizard.grow.operator import GrowthOperator, Preserves, refuse
 from scaler_wizard.grow.surgery import Block, Draft, segment_spans, spread_of
-from scaler_wizard.weights import Expression, Normal, Program, Run, cut, tile, zeros
+from scaler_wizard.weights import Expression, Program, Random, Run, zeros
 
 LEARNS_FIRST = (
     "The new heads' output columns, which start at zero; queries, keys and values follow. All random rows differ."
@@ -117,14 +117,15 @@ class SplitKvHeads(GrowthOperator):
 
     def apply(self, view: Blueprint, program: Program) -> tuple[Blueprint, Program]:
         """Insert the copies behind their originals."""
-        copies = self.heads // view.kv_heads - 1
-        head = view.head_dim
-
-        def blocks(place: Place, tensor: Expression, axis: int, segment: str, span: Run) -> list[Block]:
-            starts = range(*span, head)
-            return [(start + head, tile(cut(tensor, axis, start, start + head), axis, copies)) for start in starts]
-
-        return _grown(view, self.resized(view), program, blocks, ("kv",))
+        draft = Draft(program)
+        for place in view.places():
+            for axis in range(len(place.row.axes)):
+                spans = [span for span in segment_spans(view, place.row, axis) if span[0] == "kv"]
+                starts = [at for _, start, end in spans for at in range(start, end, view.head_dim)]
+                heads = [(at, at + view.head_dim) for at in starts]
+                if heads:
+                    draft.repeat(place.name, axis, heads, copies=self.heads // view.kv_heads - 1)
+        return draft.done(self.resized(view))
 
 
 Blocks = Callable[[Place, Expression, int, str, Run], list[Block]]
@@ -151,7 +152,7 @@ def _block(place: Place, tensor: Expression, axis: int, size: int, at: int) -> E
         return zeros((tensor.shape[0], size), tensor.dtype)
     if len(tensor.shape) == 1:
         return zeros((size,), tensor.dtype)
-    return Normal((size, tensor.shape[1]), tensor.dtype, spread_of(tensor), f"{place.name}#{at}/{tensor.shape[0]}")
+    return Random((size, tensor.shape[1]), tensor.dtype, spread_of(tensor), f"{place.name}#{at}/{tensor.shape[0]}")
 
 
 def _with_heads(view: Blueprint, operator: str, *, heads: int, kv_heads: int) -> Blueprint:

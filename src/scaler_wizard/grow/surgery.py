@@ -50,6 +50,20 @@ class Draft:
         lengths = [(place, block.shape[axis]) for place, block in blocks]
         self.fresh[name] = _grown(self.fresh.get(name, Fresh()), axis, lengths)
 
+    def repeat(self, name: str, axis: int, blocks: Sequence[Run], *, copies: int) -> None:
+        """Put `copies` copies of each of these runs of rows or columns behind it."""
+        tensor = self.tensors[name]
+        edges = [0, *(stop for _, stop in blocks)]
+        runs = [
+            run
+            for edge, block in zip(edges, blocks, strict=False)
+            for run in [(edge, block[0]), *[block] * (1 + copies)]
+        ]
+        runs.append((edges[-1], tensor.shape[axis]))
+        self.tensors[name] = Take(tensor, axis, tuple((start, stop) for start, stop in runs if start < stop))
+        lengths = [(stop, (stop - start) * copies) for start, stop in blocks]
+        self.fresh[name] = _grown(self.fresh.get(name, Fresh()), axis, lengths)
+
     def replace(self, name: str, tensor: Expression, fresh: Fresh | None = None) -> None:
         """Put another expression in a tensor's place; without `fresh` the account of what is new stays."""
         self.tensors[name] = tensor

@@ -13,7 +13,7 @@ from pydantic import Field
 from scaler_wizard.architecture import Blueprint
 from scaler_wizard.grow.operator import GrowthOperator, Preserves, refuse
 from scaler_wizard.grow.surgery import Draft, spread_of
-from scaler_wizard.weights import Mean, Normal, Program, Sum
+from scaler_wizard.weights import Mean, Program, Random, Sum
 
 NOISE = 0.01  # of the embedding's spread: enough for new tokens to part
 
@@ -53,6 +53,6 @@ class GrowVocabulary(GrowthOperator):
             if "vocabulary" in place.row.axes[0]:
                 tensor = draft.tensors[place.name]
                 shape = (new, *tensor.shape[1:])
-                noise = Normal(shape, tensor.dtype, spread_of(tensor, NOISE), f"{place.name}#{view.vocabulary}")
+                noise = Random(shape, tensor.dtype, spread_of(tensor, NOISE), f"{place.name}#{view.vocabulary}")
                 draft.insert(place.name, 0, [(view.vocabulary, Sum((Mean(tensor, new), noise)))])
         return draft.done(after)

@@ -15,7 +15,7 @@ from pydantic import Field
 from scaler_wizard.architecture import Blueprint, Place
 from scaler_wizard.grow.operator import GrowthOperator, Preserves, refuse
 from scaler_wizard.grow.surgery import Draft, spread_of
-from scaler_wizard.weights import Expression, Fill, Normal, Program, Scaled, zeros
+from scaler_wizard.weights import Expression, Fill, Program, Random, Scaled, zeros
 
 WRITERS = ("embedding", "attention_out", "ffn_out")
 NORMS = ("norm", "final_norm", "post_norm")
@@ -70,7 +70,7 @@ class WidenHidden(GrowthOperator):
         shape = (new, *tensor.shape[1:]) if axis == 0 else (tensor.shape[0], new)
         if place.row.role in WRITERS:
             return zeros(shape, tensor.dtype)
-        return Normal(shape, tensor.dtype, spread_of(tensor), f"{place.name}#{view.hidden}")
+        return Random(shape, tensor.dtype, spread_of(tensor), f"{place.name}#{view.hidden}")
 
     def _rescale(self, draft: Draft, view: Blueprint, place: Place) -> None:
         shrunk = math.sqrt(view.hidden / self.size)

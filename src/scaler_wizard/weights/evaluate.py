@@ -5,6 +5,7 @@ fp32 and bf16 meet as integers: bf16 is the upper half of fp32; rounding is to n
 
 from __future__ import annotations
 
+import math
 import os
 import threading
 from collections.abc import Callable, Iterable, Iterator
@@ -23,7 +24,7 @@ from scaler_wizard.weights.expressions import (
     Fill,
     Input,
     Mean,
-    Normal,
+    Random,
     Run,
     Scaled,
     Share,
@@ -34,8 +35,9 @@ from scaler_wizard.weights.expressions import (
 
 Array = npt.NDArray[Any]
 CHUNK = 128 * 1024  # elements: half a megabyte of fp32 stays in the second-level cache
-SAMPLE = 2**20
+SAMPLE, PIECES = 2**16, 64
 BLOCK = 64 * 1024  # elements of one random block
+KEPT_BLOCKS = 8
 RAW: dict[str, np.dtype[Any]] = {"F32": np.dtype("<u4"), "F16": np.dtype("<u2"), "BF16": np.dtype("<u2")}
 Value = TypeVar("Value")
 
@@ -65,9 +67,10 @@ class Source:
 
     def raw(self, tensor: Tensor, start: int, stop: int) -> Array:
         """Elements [start, stop) of a tensor as stored integers."""
-        size = ITEM_BYTES[tensor.dtype]
-        data = read_exactly(self.descriptor(tensor.file), tensor.start + start * size, (stop - start) * size)
-        return np.frombuffer(data, RAW[tensor.dtype])
+        values = np.empty(stop - start, RAW[tensor.dtype])
+        offset = tensor.start + start * ITEM_BYTES[tensor.dtype]
+        read_exactly(self.descriptor(tensor.file), offset, values.data.cast("B"))
+        return values
 
     def once(self, key: Any, find: Callable[[], Value]) -> Value:
         """A fact about a whole tensor, found at the first question."""
@@ -77,26 +80,25 @@ class Source:
             found: Value = self._facts[key]
             return found
 
-    def block(self, key: str, number: int, make: Callable[[np.random.Generator], Array]) -> Array:
-        """One block of random numbers; the last one is kept, since chunks seldom end where blocks do."""
-        kept: dict[str, tuple[int, Array]] = self._blocks.__dict__.setdefault("kept", {})
-        if kept.get(key, (-1,))[0] != number:
-            kept.clear() if len(kept) > 4 else None
-            kept[key] = (number, make(generator(self.seed, key, number)))
-        return kept[key][1]
+    def block(self, key: str, number: int) -> Array:
+        """One block of 16-bit random numbers; the last few are kept, since chunks seldom end where blocks do."""
+        kept: dict[tuple[str, int], Array] = self._blocks.__dict__.setdefault("kept", {})
+        if (key, number) not in kept:
+            if len(kept) >= KEPT_BLOCKS:
+                del kept[next(iter(kept))]
+            raw = generator(self.seed, key, number).bit_generator.random_raw(BLOCK // 4)
+            kept[key, number] = raw.astype("<u8", copy=False).view("<u2")
+        return kept[key, number]
 
 
-def read_exactly(descriptor: int, offset: int, length: int) -> bytearray:
-    """`length` bytes from `offset`; a file that ends earlier was changed under us."""
-    data = bytearray(length)
-    view = memoryview(data)
+def read_exactly(descriptor: int, offset: int, into: memoryview) -> None:
+    """Fill `into` from `offset`; a file that ends earlier was changed under us."""
     done = 0
-    while done < length:
-        got = os.preadv(descriptor, [view[done:]], offset + done)
+    while done < len(into):
+        got = os.preadv(descriptor, [into[done:]], offset + done)
         if not got:
             raise OSError("an input file became shorter while it was read")
         done += got
-    return data
 
 
 def generator(seed: int, key: str, number: int) -> np.random.Generator:
@@ -133,9 +135,8 @@ def from_float(values: Array, dtype: str) -> Array:
     odd += bits
     odd >>= 16
     rounded = odd.astype(np.uint16)
-    broken = np.isnan(values)
-    if broken.any():
-        rounded[broken] = 0x7FC0
+    if values.size and np.isnan(values.max()):  # a maximum with a NaN is NaN
+        rounded[np.isnan(values)] = 0x7FC0
     return rounded
 
 
@@ -194,17 +195,15 @@ def evaluate(expression: Expression, start: int, stop: int, source: Source, *, s
         case Scaled(of, factor, shift):
             return _scaled(again(of, start, stop), factor, shift)
         case Sum(parts):
-            total = again(parts[0], start, stop).copy()
-            for part in parts[1:]:
-                total += again(part, start, stop)
+            total: Array = sum((again(part, start, stop) for part in parts[1:]), start=again(parts[0], start, stop))
             return total
         case Share():
             return again(expression.of, start, stop) * _shares(expression, start, stop, source)
         case Mean(of, _):
             mean = source.once(("mean", of), lambda: _mean_row(of, source))
             return np.broadcast_to(mean, (stop - start, mean.size))
-        case Normal():
-            return _normal(expression, start, stop, source)
+        case Random():
+            return _random(expression, start, stop, source)
 
 
 def clip(runs: Iterable[Run], start: int, stop: int) -> Iterator[Run]:
@@ -246,30 +245,31 @@ def _shares(node: Share, start: int, stop: int, source: Source) -> Array:
     return shares[start:stop, None] if node.axis == 0 else shares[None, :]
 
 
-def _normal(node: Normal, start: int, stop: int, source: Source) -> Array:
+def _random(node: Random, start: int, stop: int, source: Source) -> Array:
     columns = width(node)
-    std = np.float32(node.std if isinstance(node.std, float) else spread(node.std, source))
+    std = node.std if isinstance(node.std, float) else spread(node.std, source)
     first, last = start * columns, stop * columns
-    pieces = []
+    values = np.empty(last - first, np.float32)
     for number in range(first // BLOCK, -(-last // BLOCK)):
-        block = source.block(node.key, number, lambda random: random.standard_normal(BLOCK, np.float32))
-        pieces.append(block[max(first - number * BLOCK, 0) : last - number * BLOCK])
-    values: Array = np.concatenate(pieces).reshape(-1, columns) * std
-    return values
+        low, high = max(first, number * BLOCK), min(last, (number + 1) * BLOCK)
+        block = source.block(node.key, number)
+        values[low - first : high - first] = block[low - number * BLOCK : high - number * BLOCK]
+    values -= np.float32(32767.5)
+    values *= np.float32(std * math.sqrt(12) / 65536)
+    return values.reshape(-1, columns)
 
 
 def spread(node: Spread, source: Source) -> float:
-    """Standard deviation of at most a million evenly spread numbers of a tensor."""
+    """Standard deviation of 64K evenly spread numbers of a tensor."""
     return node.times * source.once(("spread", node.of), lambda: _spread(node.of.tensor, source))
 
 
 def _spread(tensor: Tensor, source: Source) -> float:
-    length = min(tensor.elements, SAMPLE // 64)
-    pieces = 1 if tensor.elements <= SAMPLE else 64
-    length = tensor.elements if pieces == 1 else length
+    pieces = 1 if tensor.elements <= SAMPLE else PIECES
+    length = tensor.elements if pieces == 1 else SAMPLE // PIECES
     starts = [(tensor.elements - length) * piece // max(pieces - 1, 1) for piece in range(pieces)]
     values = np.concatenate([to_float(source.raw(tensor, start, start + length), tensor.dtype) for start in starts])
-    return float(values.astype(np.float64).std())
+    return float(values.std(dtype=np.float64))
 
 
 def _mean_row(of: Expression, source: Source) -> Array:

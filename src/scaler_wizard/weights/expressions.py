@@ -44,15 +44,18 @@ class Fill:
 
 @dataclass(frozen=True)
 class Spread:
-    """Standard deviation of an input tensor, estimated on evenly spread rows (at most 1M numbers)."""
+    """Standard deviation of an input tensor, estimated on 64K evenly spread numbers: to about 0.3 %."""
 
     of: Input
     times: float = 1.0
 
 
 @dataclass(frozen=True)
-class Normal:
-    """Random numbers N(0, std); they depend on the seed, the key and the place, never on threads or shards."""
+class Random:
+    """Random numbers of mean 0; they depend on the seed, the key and the place, never on threads or shards.
+
+    Uniform, as torch initialises linear layers, in 65,536 steps: several times cheaper to draw than normal ones.
+    """
 
     shape: Shape
     dtype: str
@@ -179,7 +182,7 @@ class Sum:
         return self.parts[0].dtype
 
 
-Expression = Input | Fill | Normal | Mean | Concatenate | Take | Scaled | Share | Sum
+Expression = Input | Fill | Random | Mean | Concatenate | Take | Scaled | Share | Sum
 
 
 def zeros(shape: Shape, dtype: str) -> Fill:

@@ -34,7 +34,7 @@ from scaler_wizard.weights.expressions import (
     Fill,
     Input,
     Mean,
-    Normal,
+    Random,
     Run,
     Scaled,
     Share,
@@ -224,10 +224,11 @@ class Sink:
     def __init__(self, descriptor: int, hash: Any, report: _Meter) -> None:
         self.place = 0
         self.hash = hash
+        self.buffer = memoryview(bytearray(COPY_BYTES))
         self._descriptor = descriptor
         self._report = report
 
-    def put(self, data: bytes | bytearray | memoryview) -> None:
+    def put(self, data: bytes | memoryview) -> None:
         """Write bytes at the current place."""
         view = memoryview(data)
         done = 0
@@ -252,17 +253,26 @@ class Sink:
 def write_tensor(tensor: Expression, sink: Sink, source: Source) -> None:
     """Write one tensor: as bytes where whole rows move, else chunk by chunk."""
     pieces = byte_runs(tensor)
-    if pieces is None:
+    if pieces is not None:
+        for origin, start, stop in pieces:
+            _copy(origin, start, stop, sink, source)
+    elif isinstance(tensor, Concatenate) and tensor.axis == 0 and len({part.dtype for part in tensor.parts}) == 1:
+        for part in tensor.parts:
+            write_tensor(part, sink, source)
+    else:
         for chunk in chunks(tensor, source):
             sink.put(chunk.data.cast("B"))
+
+
+def _copy(origin: Tensor | None, start: int, stop: int, sink: Sink, source: Source) -> None:
+    if origin is None:
+        sink.skip(stop - start)
         return
-    for origin, start, stop in pieces:
-        if origin is None:
-            sink.skip(stop - start)
-            continue
-        descriptor = source.descriptor(origin.file)
-        for place in range(start, stop, COPY_BYTES):
-            sink.put(read_exactly(descriptor, place, min(COPY_BYTES, stop - place)))
+    descriptor = source.descriptor(origin.file)
+    for place in range(start, stop, COPY_BYTES):
+        piece = sink.buffer[: min(COPY_BYTES, stop - place)]
+        read_exactly(descriptor, place, piece)
+        sink.put(piece)
 
 
 Piece = tuple[Tensor | None, int, int]
@@ -375,7 +385,7 @@ def inputs(tensor: Expression) -> set[Path]:
     children: list[Expression] = [*getattr(tensor, "parts", ())]
     if isinstance(tensor, Take | Scaled | Share | Mean):
         children.append(tensor.of)
-    if isinstance(tensor, Normal) and isinstance(tensor.std, Spread):
+    if isinstance(tensor, Random) and isinstance(tensor.std, Spread):
         children.append(tensor.std.of)
     return set().union(*(inputs(child) for child in children)) if children else set()
 
