@@ -1,0 +1,361 @@
+"""The `scaler` command: one function a verb. Data goes to standard output, talk to standard error."""
+
+from __future__ import annotations
+
+import getpass
+import os
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from scaler_wizard.errors import ScalerError
+
+if TYPE_CHECKING:
+    from scaler_wizard.phases import Plan
+    from scaler_wizard.run import Run
+
+app = typer.Typer(
+    name="scaler",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    help="Grow a small open language model safely: more parameters, a longer window, every step measured.",
+)
+
+Runs = Annotated[Path, typer.Option("--runs", envvar="SCALER_RUNS", help="Folder of all runs.")]
+RunId = Annotated[str, typer.Argument(help="Run id, its beginning, or `latest`.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+Settings = Annotated[list[str] | None, typer.Option("--set", help="Lay a.b=value over the recipe.")]
+Sign = Annotated[str | None, typer.Option("--sign", help="Sign the human contract with this name.")]
+Approve = Annotated[
+    bool, typer.Option("--approve-within-limits", help="Standing approval of gates where every limit is kept.")
+]
+RUNS = Path("runs")
+
+
+@app.command()
+def demo(model: Annotated[str, typer.Option(help="`embedded` or `smollm2`.")] = "embedded", runs: Runs = RUNS) -> None:
+    """The whole main job on a model that needs no choosing."""
+    from scaler_wizard.recipe import load_recipe
+
+    recipes = {"embedded": "demo.yaml", "smollm2": "demo-smollm2.yaml"}
+    if model not in recipes:
+        raise ScalerError(f"--model {model}: no demo for it", f"choose one of {', '.join(recipes)}")
+    recipe = load_recipe(Path(__file__).parent / "recipes" / recipes[model])
+    name = getpass.getuser()
+    _talk(f"Signing the human contract as {name}, with standing approval of every gate that keeps its limits.")
+    _carry_out(_plan(recipe, runs), runs, sign=name, standing=True)
+
+
+@app.command()
+def doctor(runs: Runs = RUNS, as_json: Json = False) -> None:
+    """What this machine has, what is missing, and the cure."""
+    from scaler_wizard.doctor import findings
+
+    rows = findings(runs)
+    if as_json:
+        _print_json([vars(row) for row in rows])
+        return
+    for row in rows:
+        typer.echo(
+            f"{'ok ' if row.good else '!  '} {row.what}: {row.found}" + (f"\n     → {row.cure}" if row.cure else "")
+        )
+
+
+@app.command()
+def plan(
+    recipe: Annotated[Path, typer.Argument(help="Recipe file.")],
+    out: Annotated[Path, typer.Option("-o", "--out", help="Where to write the plan.")] = Path("plan.yaml"),
+    settings: Settings = None,
+    runs: Runs = RUNS,
+    as_json: Json = False,
+) -> None:
+    """Fill in every number, write an editable plan, change nothing else."""
+    from scaler_wizard.plan import to_yaml
+    from scaler_wizard.recipe import load_recipe
+    from scaler_wizard.run import write_whole
+
+    made = _plan(load_recipe(recipe, settings or ()), runs)
+    write_whole(out, to_yaml(made))
+    if as_json:
+        _print_json(made)
+    else:
+        _show_plan(made)
+    _talk(f"Written to {out}; edit it, then: scaler run {out}")
+
+
+@app.command()
+def run(
+    recipe: Annotated[Path, typer.Argument(help="Recipe or plan file.")],
+    settings: Settings = None,
+    sign: Sign = None,
+    approve_within_limits: Approve = False,
+    runs: Runs = RUNS,
+) -> None:
+    """Carry a recipe or a plan out; the same command again goes on where it stopped."""
+    from scaler_wizard.plan import is_plan, load_plan
+    from scaler_wizard.recipe import load_recipe
+
+    made = load_plan(recipe) if is_plan(recipe) else _plan(load_recipe(recipe, settings or ()), runs)
+    _carry_out(made, runs, sign=sign, standing=approve_within_limits)
+
+
+@app.command()
+def resume(run: RunId = "latest", approve_within_limits: Approve = False, runs: Runs = RUNS) -> None:
+    """Go on with a paused or interrupted run."""
+    _conduct(_open(runs, run), standing=approve_within_limits)
+
+
+@app.command()
+def status(run: RunId = "latest", runs: Runs = RUNS, as_json: Json = False) -> None:
+    """Where a run stands, and the open gate with its evidence."""
+    from scaler_wizard.view import cockpit, status_rows
+
+    found = _open(runs, run)
+    if as_json:
+        typer.echo(cockpit(found).model_dump_json(by_alias=True))
+        return
+    for name, value in status_rows(found):
+        typer.echo(f"{name:<12} {value}")
+
+
+@app.command("runs")
+def list_all(runs: Runs = RUNS, as_json: Json = False) -> None:
+    """All runs."""
+    from scaler_wizard.run import Run, list_runs
+
+    rows = [{"run": one.id, "status": one.status, "at": one.current} for one in map(Run, list_runs(runs))]
+    if as_json:
+        _print_json(rows)
+    for row in [] if as_json else rows:
+        typer.echo(f"{row['run']:<44} {row['status']:<12} {row['at'] or '-'}")
+
+
+@app.command()
+def log(run: RunId = "latest", after: int = 0, runs: Runs = RUNS, as_json: Json = False) -> None:
+    """What happened in a run, event by event."""
+    from scaler_wizard.view import log_line
+
+    for row in _open(runs, run).journal.events(after):
+        if as_json:
+            _print_json({"seq": row.seq, "time": row.time, "phase": row.phase, "kind": row.kind, "data": row.data})
+        else:
+            typer.echo(log_line(row))
+
+
+@app.command()
+def approve(run: RunId = "latest", runs: Runs = RUNS) -> None:
+    """Answer the open gate: go on."""
+    _answer(runs, run, "approve")
+
+
+@app.command()
+def pause(run: RunId = "latest", runs: Runs = RUNS) -> None:
+    """Ask a running run to pause; it keeps what it has."""
+    found = _open(runs, run)
+    if found.status != "running":
+        raise ScalerError(f"{found.id}: is {found.status}, not running", "see `scaler status`")
+    found.journal.set("request", "pause")
+    _talk(f"{found.id}: asked to pause")
+
+
+@app.command()
+def abort(run: RunId = "latest", runs: Runs = RUNS) -> None:
+    """End the running phase, or answer the open gate with no; every checkpoint stays."""
+    found = _open(runs, run)
+    if found.open_gate() is not None:
+        _answer(runs, run, "abort")
+    elif found.status == "running":
+        found.journal.set("request", "abort")
+        _talk(f"{found.id}: asked to abort")
+    else:
+        raise ScalerError(f"{found.id}: is {found.status}; there is nothing to abort", "see `scaler status`")
+
+
+@app.command()
+def rollback(
+    run: RunId = "latest",
+    to: Annotated[
+        str | None, typer.Option("--to", help="Phase number or checkpoint name; one back if left out.")
+    ] = None,
+    runs: Runs = RUNS,
+) -> None:
+    """Make an earlier checkpoint the current one; copies nothing, deletes nothing."""
+    from scaler_wizard.run import locked
+
+    found = _open(runs, run)
+    with locked(found):
+        typer.echo(found.rollback(found.earlier(to), who=getpass.getuser()))
+    _talk("`scaler undo` takes it back; `scaler resume` goes on from here.")
+
+
+@app.command()
+def undo(run: RunId = "latest", runs: Runs = RUNS) -> None:
+    """Take the last rollback back."""
+    from scaler_wizard.run import locked
+
+    found = _open(runs, run)
+    with locked(found):
+        typer.echo(found.undo(who=getpass.getuser()))
+
+
+@app.command()
+def diff(
+    run: RunId = "latest",
+    first: Annotated[str | None, typer.Option("--from", help="Phase number; the baseline if left out.")] = None,
+    second: Annotated[str | None, typer.Option("--to", help="Phase number; the current one if left out.")] = None,
+    runs: Runs = RUNS,
+    as_json: Json = False,
+) -> None:
+    """What changed between two checkpoints, in one sentence and in figures."""
+    from scaler_wizard.view import changelog
+
+    found = _open(runs, run)
+    sentence, figures = changelog(found, first, second)
+    if as_json:
+        _print_json({"sentence": sentence, "figures": figures})
+        return
+    typer.echo(sentence)
+    for name, (before, after) in figures.items():
+        typer.echo(f"{name:<22} {before} -> {after}")
+
+
+@app.command("eval")
+def evaluate(
+    model: Annotated[str, typer.Argument(help="Folder, GGUF file, hub id, `embedded` or `smollm2`.")],
+    context: Annotated[str | None, typer.Option(help="Measure out to this window.")] = None,
+    data: Annotated[str, typer.Option(help="Text: `kjv`, a file or a folder.")] = "kjv",
+    as_json: Json = False,
+) -> None:
+    """Measure a model: loss by position, truncation, needles, knowledge."""
+    from scaler_wizard.evaluate import evaluate_model
+
+    measured = evaluate_model(model, context=context, data=data)
+    if as_json:
+        _print_json(measured)
+        return
+    from scaler_wizard.view import measurement_rows
+
+    for name, value in measurement_rows(measured):
+        typer.echo(f"{name:<28} {value}")
+
+
+@app.command()
+def export(out: Path, run: RunId = "latest", runs: Runs = RUNS) -> None:
+    """Put the current model of a run into a folder of your choice."""
+    from scaler_wizard.run import export_to
+
+    typer.echo(export_to(_open(runs, run), out))
+
+
+@app.command()
+def contract() -> None:
+    """The human contract, in words."""
+    from scaler_wizard.contract import VERSION, Contract
+
+    typer.echo(f"Human contract, version {VERSION}\n{Contract().text()}", nl=False)
+
+
+# -- how the verbs do it -------------------------------------------------------------------------------------------------
+
+
+def _plan(recipe: Any, runs: Path) -> Plan:
+    from scaler_wizard.architecture import read_architecture
+    from scaler_wizard.hardware import detect
+    from scaler_wizard.models import resolve
+    from scaler_wizard.plan import make_plan
+
+    source = resolve(recipe.model)
+    return make_plan(recipe, source, read_architecture(source.folder), detect(runs))
+
+
+def _show_plan(made: Plan) -> None:
+    from rich.console import Console
+
+    from scaler_wizard.view import plan_table
+
+    console = Console(highlight=False, width=None if sys.stdout.isatty() else 100)
+    for part in plan_table(made):
+        console.print(part, markup=False)
+
+
+def _carry_out(made: Plan, runs: Path, *, sign: str | None, standing: bool) -> None:
+    from scaler_wizard.plan import to_yaml
+    from scaler_wizard.run import create, unfinished
+
+    text = to_yaml(made)
+    found = unfinished(runs, made.identity())
+    if found is None:
+        _show_plan(made)
+        signed = _signed(made, sign)
+        runs.mkdir(parents=True, exist_ok=True)
+        found = create(runs, text, signed, name=made.name, identity=made.identity(), now=datetime.now(UTC))
+        _talk(f"Run {found.id}")
+    else:
+        _talk(f"Going on with {found.id}, which is at {found.current or 'its beginning'}")
+    _conduct(found, standing=standing)
+
+
+def _signed(made: Plan, name: str | None) -> Any:
+    from scaler_wizard.contract import Contract, sign
+
+    terms = Contract(memory_share=made.limits.memory_share)
+    if name is None and sys.stdin.isatty():
+        _talk(f"\nThe human contract:\n{terms.text()}")
+        name = typer.prompt("Sign with your name (empty: do not start)", default="", show_default=False, err=True)
+    return sign(terms, name or "", now=datetime.now(UTC))
+
+
+def _conduct(found: Run, *, standing: bool) -> None:
+    from scaler_wizard.plan import load_plan
+    from scaler_wizard.screen import Screen, approver
+    from scaler_wizard.supervisor import Supervisor, memory_limit
+    from scaler_wizard.view import farewell
+
+    made = load_plan(found.folder / "plan.yaml")
+    screen = Screen(made, memory_limit=memory_limit(found, made))
+    supervisor = Supervisor(found, made, approver=approver(screen, standing=standing), tell=screen.tell)
+    try:
+        supervisor.conduct()
+    finally:
+        screen.close()
+    typer.echo(farewell(found))
+
+
+def _open(runs: Path, wanted: str) -> Run:
+    from scaler_wizard.run import open_run
+
+    return open_run(runs, wanted)
+
+
+def _answer(runs: Path, wanted: str, action: str) -> None:
+    found = _open(runs, wanted)
+    gate = found.open_gate()
+    if gate is None:
+        raise ScalerError(f"{found.id}: no gate is open", "see `scaler status`")
+    given = found.decide(
+        gate.data["gate"], gate.data["evidence_hash"], action, who=getpass.getuser(), how="scaler " + action
+    )
+    if not given:
+        raise ScalerError(f"{found.id}: this gate was answered already", "see `scaler log`")
+    _talk(f"{action}: {gate.data['sentence']}")
+    if found.status != "running":
+        _talk(f"The run is {found.status}; `scaler resume {found.id}` carries the answer out.")
+
+
+def _talk(text: str) -> None:
+    typer.echo(text, err=True)
+
+
+def _print_json(data: Any) -> None:
+    from scaler_wizard.record import to_json
+
+    typer.echo(to_json(data))
+
+
+if "COLUMNS" not in os.environ and not sys.stderr.isatty():
+    os.environ["COLUMNS"] = "100"
