@@ -113,7 +113,8 @@ def resume(run: RunId = "latest", approve_within_limits: Approve = False, runs: 
 @app.command()
 def status(run: RunId = "latest", runs: Runs = RUNS, as_json: Json = False) -> None:
     """Where a run stands, and the open gate with its evidence."""
-    from scaler_wizard.view import cockpit, status_rows
+    from scaler_wizard.payload import cockpit
+    from scaler_wizard.view import status_rows
 
     found = _open(runs, run)
     if as_json:
@@ -260,7 +261,7 @@ def contract() -> None:
     typer.echo(f"Human contract, version {VERSION}\n{Contract().text()}", nl=False)
 
 
-# -- how the verbs do it -------------------------------------------------------------------------------------------------
+# -- how the verbs do it -----------------------------------------------------------------------------------------------
 
 
 def _plan(recipe: Any, runs: Path) -> Plan:
@@ -317,7 +318,7 @@ def _conduct(found: Run, *, standing: bool) -> None:
     from scaler_wizard.view import farewell
 
     made = load_plan(found.folder / "plan.yaml")
-    screen = Screen(made, memory_limit=memory_limit(found, made))
+    screen = Screen(memory_limit=memory_limit(found, made))
     supervisor = Supervisor(found, made, approver=approver(screen, standing=standing), tell=screen.tell)
     try:
         supervisor.conduct()

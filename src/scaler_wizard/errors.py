@@ -18,3 +18,9 @@ class Waiting(ScalerError):
     """The run stands at a gate or is paused; nothing is wrong."""
 
     exit_code = 3
+
+
+class Fault(ScalerError):
+    """Ours to mend: something happened that should not."""
+
+    exit_code = 1

@@ -81,6 +81,24 @@ class Evaluated(Record):
     """Which model was measured."""
 
 
+class Usage(Record):
+    """What the phase uses of the machine, seen by the supervisor about once a second."""
+
+    kind: Literal["usage"] = "usage"
+    ram_bytes: int
+    """Memory of the worker and its children."""
+    cpu_percent: float | None = None
+    """Use of all processors by the worker, 0 to 100; None at the first look."""
+    vram_bytes: int | None = None
+    """GPU memory of the worker; None without a GPU."""
+    share: float | None = None
+    """Part of the phase that is done; None while unknown."""
+    doing: str = ""
+    """What is being done."""
+    seconds_left: float | None = None
+    """Estimated time to the end of the run; None while unknown."""
+
+
 class Telegram(Record):
     """The circuit breaker's message: why training was stopped or warned about."""
 

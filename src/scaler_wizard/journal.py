@@ -80,7 +80,8 @@ class Journal:
 
     def add(self, kind: str, data: Mapping[str, Any], *, phase: str | None = None, durable: bool = True) -> int:
         """Append an event; `durable=False` (metrics) may lose the last moment in a power cut, never in a kill."""
-        self._database.execute(f"PRAGMA synchronous={'FULL' if durable else 'NORMAL'}")
+        if not self._database.in_transaction:
+            self._database.execute(f"PRAGMA synchronous={'FULL' if durable else 'NORMAL'}")
         cursor = self._database.execute(
             "INSERT INTO events (time, phase, kind, data) VALUES (?, ?, ?, ?)",
             (time.time(), phase, kind, to_json(data)),

@@ -168,8 +168,33 @@ def load_model(folder: Path, *, dtype: str | None = None) -> Any:
     return model.to(device).eval()
 
 
+def quiet() -> None:
+    """Let transformers say nothing but errors."""
+    import transformers
+
+    transformers.logging.set_verbosity_error()
+    transformers.utils.logging.disable_progress_bar()
+
+
+_settled: tuple[str, str] | None = None
+
+
+def settle_dtype(name: str, why: str) -> None:
+    """Compute in this type from now on: a probe may answer differently the next time, and figures must compare."""
+    global _settled
+    _settled = (name, why)
+
+
 def best_dtype() -> tuple[str, str]:
-    """The type to compute in, and why: bfloat16 only where a short matrix product runs faster in it."""
+    """The type to compute in, and why: found once a process, by `settle_dtype` or by a probe."""
+    if _settled is None:
+        settle_dtype(*_probed_dtype())
+    assert _settled is not None
+    return _settled
+
+
+def _probed_dtype() -> tuple[str, str]:
+    """bfloat16 only where a short matrix product runs faster in it."""
     import time
 
     import torch

@@ -5,13 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+from blake3 import blake3
 from pydantic import Field
 
 from scaler_wizard.events import Stage
 from scaler_wizard.grow import Operator
 from scaler_wizard.metrics import MeasureSpec
 from scaler_wizard.recipe import Breaker, GateLimits, Limits
-from scaler_wizard.record import Record
+from scaler_wizard.record import Record, to_json
 
 
 class Baseline(Record):
@@ -182,3 +183,10 @@ class Plan(Record):
     """Choices that were made and wishes that were not followed, with the reasons."""
     recipe: dict[str, Any]
     """The recipe that this plan was made from, for the record."""
+
+    def identity(self) -> str:
+        """The same for the same work: estimates and notes, which depend on the hour, do not count."""
+        work = self.model_dump(mode="json", exclude={"estimate", "notes", "recipe"})
+        for phase in work["phases"]:
+            del phase["estimate"]
+        return blake3(to_json(work).encode()).hexdigest()

@@ -70,7 +70,7 @@ class Setting:
 def make_plan(recipe: Recipe, source: Source, base: Architecture, hardware: Hardware) -> Plan:
     """The whole run, phase by phase. Raises ScalerError where the wish is impossible on this model or machine."""
     setting = Setting(recipe, base, hardware)
-    target = _target_context(setting)
+    target = target_context(setting)
     operators, notes = _growth(setting, target)
     view = grown(base, operators)
     phases = tuple(_numbered(_phases(setting, target, operators, view)))
@@ -111,7 +111,8 @@ def _base(recipe: Recipe, source: Source, base: Architecture) -> Base:
 # -- what is wished --------------------------------------------------------------------------------------------------
 
 
-def _target_context(setting: Setting) -> int:
+def target_context(setting: Setting) -> int:
+    """The window that the recipe asks for, in tokens."""
     wish = setting.recipe.context
     if wish is None:
         if setting.recipe.parameters is None:

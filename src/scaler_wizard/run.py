@@ -69,7 +69,8 @@ class Run:
     @property
     def status(self) -> str:
         """Where the run stands, in the words of `events.Status`."""
-        return self.journal.get("status") or "initializing"
+        stored = self.journal.get("status") or "initializing"
+        return "paused" if stored == "running" and not in_use(self.folder) else stored
 
     def set_status(self, status: str, why: str = "") -> None:
         """Change the status and say why."""
@@ -184,6 +185,24 @@ class Run:
 
     # -- rollback ------------------------------------------------------------------------------------------------------
 
+    def slug(self, wanted: str) -> str:
+        """The checkpoint with this phase number or name."""
+        known = [row.data["slug"] for row in self.committed()]
+        for slug in known:
+            if wanted == slug or wanted == slug[4:] or (wanted.isdigit() and int(slug[:3]) == int(wanted)):
+                return str(slug)
+        names = ", ".join(f"{int(slug[:3])} ({slug[4:]})" for slug in known) or "none yet"
+        raise ScalerError(f"{self.id}: {wanted}: no such phase among its checkpoints", f"choose one of: {names}")
+
+    def earlier(self, wanted: str | None = None) -> str:
+        """The checkpoint to go back to: the wanted one, or the one before the current."""
+        if wanted is not None:
+            return self.slug(wanted)
+        line = [row.data["slug"] for row in self.lineage()]
+        if len(line) < 2:
+            raise ScalerError(f"{self.id}: there is no phase before the current one", "see `scaler status`")
+        return str(line[-2])
+
     def rollback(self, slug: str, *, who: str) -> str:
         """Make an earlier checkpoint the current one; nothing is copied and nothing is deleted."""
         before = self.current
@@ -245,8 +264,11 @@ class Run:
 # -- the folder of all runs --------------------------------------------------------------------------------------------
 
 
-def create(runs: Path, plan_yaml: str, signed: SignedContract, *, name: str, now: datetime) -> Run:
-    """Begin a run. The contract must be valid: version, signature and words are checked here."""
+def create(runs: Path, plan_yaml: str, signed: SignedContract, *, name: str, identity: str, now: datetime) -> Run:
+    """Begin a run. The contract must be valid: version, signature and words are checked here.
+
+    `identity` tells whether a later command asks for the same run (`unfinished`).
+    """
     import yaml
 
     from scaler_wizard.contract import read_signed
@@ -261,7 +283,7 @@ def create(runs: Path, plan_yaml: str, signed: SignedContract, *, name: str, now
     (beside / "contract.yaml").write_text(yaml.safe_dump(contract, sort_keys=False), encoding="utf-8")
     journal = Journal(beside / "run.db")
     journal.set("uuid", str(uuid.uuid4()))
-    journal.set("plan", blake3(plan_yaml.encode()).hexdigest())
+    journal.set("identity", identity)
     journal.add(
         "created", {"name": folder.name, "signed_by": signed.signature.name, "contract": signed.contract.version}
     )
@@ -273,7 +295,37 @@ def create(runs: Path, plan_yaml: str, signed: SignedContract, *, name: str, now
 def list_runs(runs: Path) -> list[Path]:
     """Run folders, oldest first."""
     found = [path for path in runs.iterdir() if (path / "run.db").is_file()] if runs.is_dir() else []
-    return sorted((path for path in found if not path.name.startswith(".")), key=lambda path: path.stat().st_ctime)
+    return sorted((path for path in found if not path.name.startswith(".")), key=lambda path: path.name[-20:])
+
+
+def unfinished(runs: Path, identity: str) -> Run | None:
+    """The newest run of the same plan that is not complete."""
+    for folder in reversed(list_runs(runs)):
+        run = Run(folder)
+        if run.journal.get("identity") == identity and run.status != "completed":
+            return run
+        run.journal.close()
+    return None
+
+
+def export_to(run: Run, out: Path) -> str:
+    """Copy the current checkpoint to a new folder, hashes checked; the folder appears only when it is whole."""
+    slug = run.current
+    if slug is None:
+        raise ScalerError(f"{run.id}: there is no checkpoint yet", "let the run pass its first gate")
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise ScalerError(f"{out}: is there already", "name a folder that does not exist yet")
+    source = run.checkpoints / slug
+    verify(source, hashes=True)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    beside = out.parent / f".{out.name}.new"
+    shutil.rmtree(beside, ignore_errors=True)
+    shutil.copytree(source, beside, ignore=shutil.ignore_patterns(MANIFEST))
+    for file in beside.rglob("*"):
+        sync(file)
+    beside.rename(out)
+    sync(out.parent)
+    return f"{out}: the model of phase {int(slug[:3])} ({slug[4:]})"
 
 
 def open_run(runs: Path, wanted: str = "latest") -> Run:
@@ -294,6 +346,18 @@ def open_run(runs: Path, wanted: str = "latest") -> Run:
 
 
 # -- one writer --------------------------------------------------------------------------------------------------------
+
+
+def in_use(folder: Path) -> bool:
+    """Whether a process holds the run for writing; one that was killed does not."""
+    try:
+        with (folder / "lock").open("r", encoding="utf-8") as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except FileNotFoundError:
+        return False
+    except BlockingIOError:
+        return True
+    return False
 
 
 @contextmanager

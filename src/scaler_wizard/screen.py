@@ -10,16 +10,16 @@ from collections.abc import Callable
 from datetime import datetime, timedelta
 from typing import Any, TextIO
 
-import psutil
 from rich.console import Console
 from rich.table import Table
 
-from scaler_wizard.events import Evaluated, Note, Progress, Step, Telegram
+from scaler_wizard.events import Evaluated, Note, Progress, Step, Telegram, Usage
 from scaler_wizard.gate import short_rise, vibe
 from scaler_wizard.metrics import Measurement
 from scaler_wizard.phases import Phase, Plan
 from scaler_wizard.strip import Glance, strip
-from scaler_wizard.supervisor import Answer, Gate
+from scaler_wizard.supervisor import Answer, Approver, Gate
+from scaler_wizard.view import evidence_rows
 
 QUIET_SECONDS = 9.0
 """A log that is no terminal gets a line at least this often."""
@@ -30,15 +30,12 @@ WARNING_SECONDS = 20
 class Screen:
     """Shows a run on standard error; made once for a run."""
 
-    def __init__(self, plan: Plan, *, memory_limit: int, out: TextIO = sys.stderr) -> None:
-        self._plan, self._limit, self._out = plan, memory_limit, out
+    def __init__(self, *, memory_limit: int, out: TextIO = sys.stderr) -> None:
+        self._limit, self._out = memory_limit, out
         self._live = out.isatty()
         self._console = Console(file=out, highlight=False, width=None if self._live else 100)
         self._glance = Glance()
-        self._phase: Phase | None = None
         self._begun = self._told = time.monotonic()
-        self._left: float | None = None
-        self._heard = time.monotonic()
         self._baseline: Measurement | None = None
 
     def tell(self, kind: str, event: Any) -> None:
@@ -53,7 +50,7 @@ class Screen:
             "gate": self._gate,
             "decision": self._decision,
             "committed": self._committed,
-            "tick": self._tick,
+            "usage": self._usage,
         }
         if kind in shown:
             shown[kind](event)
@@ -64,15 +61,12 @@ class Screen:
         self._console.print(text, markup=False, soft_wrap=True)
 
     def _start(self, phase: Phase) -> None:
-        self._phase, self._begun, self._left = phase, time.monotonic(), phase.estimate.seconds
+        self._begun = time.monotonic()
         self._glance = Glance(stage=phase.stage, vibe=self._glance.vibe, accuracy=self._glance.accuracy)
         self.say(f"[{phase.stage}] {phase.title}")
 
     def _progress(self, event: Progress) -> None:
         self._glance.doing = event.doing
-        if event.seconds_left is not None:
-            self._left = event.seconds_left
-            self._heard = time.monotonic()
 
     def _step(self, event: Step) -> None:
         arm = "" if event.arm == "grown" else " control"
@@ -113,26 +107,21 @@ class Screen:
     def _committed(self, phase: Phase) -> None:
         self.say(f"     checkpoint {phase.slug} in {time.monotonic() - self._begun:.0f} s")
 
-    def _tick(self, pid: int) -> None:
+    def _usage(self, usage: Usage) -> None:
         now = time.monotonic()
-        if now - self._told < (0.5 if self._live else QUIET_SECONDS):
+        if not self._live and now - self._told < QUIET_SECONDS:
             return
         self._told = now
-        used = _memory(pid)
-        self._glance.memory = None if used is None else (used / 2**30, self._limit / 2**30)
-        self._glance.minutes_left = self._minutes_left(now)
+        self._glance.memory = (usage.ram_bytes / 2**30, self._limit / 2**30)
+        self._glance.minutes_left = None if usage.seconds_left is None else usage.seconds_left / 60
         line = strip(self._glance)
         self._out.write(f"\r\x1b[2K{line}" if self._live else f"{line}\n")
         self._out.flush()
 
-    def _minutes_left(self, now: float) -> float | None:
-        """Of the whole run: this phase by its own pace, the ones to come by the plan."""
-        if self._phase is None or self._left is None:
-            return None
-        to_come = [p.estimate.seconds for p in self._plan.phases if p.number > self._phase.number]
-        if None in to_come:
-            return None
-        return (max(0.0, self._left - (now - self._heard)) + sum(s for s in to_come if s is not None)) / 60
+    def close(self) -> None:
+        """Leave the cursor on a line of its own."""
+        self._wipe()
+        self._out.flush()
 
     def _wipe(self) -> None:
         if self._live:
@@ -162,32 +151,15 @@ class Screen:
         self._console.print(table)
 
 
-def evidence_rows(evidence: dict[str, Any]) -> list[tuple[str, str]]:
-    """The figures of a gate, as a person reads them."""
-    rows: list[tuple[str, str]] = []
-    proof, training, measured = (evidence.get(key) for key in ("proof", "training", "measurement"))
-    if proof:
-        rows.append(("proof", str(proof["reason"])))
-    if training:
-        rows.append(
-            ("held-out loss", f"{training['before']:.4f} before, {training['grown']['nll']:.4f} after training")
-        )
-        if training["control"]:
-            rows.append(("the base, same tokens", f"{training['control']['nll']:.4f}"))
-    if measured:
-        found = Measurement.read(measured, "measurement")
-        rows.append(
-            ("loss on short text", "unknown" if found.short_nll is None else f"{found.short_nll:.4f} nats/token")
-        )
-        rows += [(f"loss at {b.start}-{b.end}", f"{b.nll:.4f}") for b in found.buckets[-2:]]
-        if found.context_gain is not None:
-            gain = found.context_gain
-            rows.append(("gain over truncation", f"{gain.value:+.4f} ({gain.low:+.4f} to {gain.high:+.4f})"))
-    return rows
+def approver(screen: Screen, *, standing: bool) -> Approver:
+    """Who answers a gate: a standing approval where every limit is kept, else the person at the terminal, else nobody.
 
+    A standing approval never answers where something is outside a limit.
+    """
 
-def _memory(pid: int) -> int | None:
-    try:
-        return int(psutil.Process(pid).memory_info().rss)
-    except psutil.NoSuchProcess:
-        return None
+    def answer(gate: Gate) -> tuple[Answer, str, str] | None:
+        if standing and gate.verdict.action == "pass":
+            return "approve", getpass.getuser(), "standing approval within limits"
+        return screen.ask(gate) if sys.stdin.isatty() and sys.stderr.isatty() else None
+
+    return answer

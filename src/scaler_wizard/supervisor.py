@@ -10,30 +10,31 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Literal
 
-import psutil
 from blake3 import blake3
 
 from scaler_wizard.contract import read_signed
-from scaler_wizard.errors import ScalerError, Waiting
-from scaler_wizard.events import Done, Failed, Progress, Step, Telegram, worker_event
+from scaler_wizard.errors import Fault, ScalerError, Waiting
+from scaler_wizard.events import Done, Failed, Progress, Step, Telegram, Usage, worker_event
 from scaler_wizard.executors import local
 from scaler_wizard.gate import Change, Verdict, judge
 from scaler_wizard.grow import promise
 from scaler_wizard.hardware import detect
 from scaler_wizard.metrics import Measurement
+from scaler_wizard.pace import Pace
 from scaler_wizard.phases import Export, Grow, Phase, Plan
 from scaler_wizard.recipe import load_yaml
 from scaler_wizard.record import from_json, to_json
 from scaler_wizard.run import Run, locked, write_whole
 from scaler_wizard.task import Task
+from scaler_wizard.usage import Meter
 
 Answer = Literal["approve", "pause", "abort", "rollback"]
 POLL_SECONDS = 0.1
 GRACE_SECONDS = 30
-STALL_SECONDS = 600
+USAGE_SECONDS = 1.0
 
 
 @dataclass(frozen=True)
@@ -59,6 +60,10 @@ class Paused(Waiting):
     """The run stopped in good order and goes on when it is told to."""
 
 
+class Stopped(ScalerError):
+    """A phase was undone: by the breaker, by its gate, or by a person. Everything committed is still there."""
+
+
 @dataclass
 class Outcome:
     """How a worker ended."""
@@ -68,7 +73,9 @@ class Outcome:
     asked_to: Literal["pause", "abort"] | None = None
     code: int | None = None
     telegram: Telegram | None = None
-    lines: list[str] = field(default_factory=list)
+    progress: Progress | None = None
+    looked: float = 0.0
+    """When the worker's use of the machine was last looked at, on the monotonic clock."""
 
 
 class Supervisor:
@@ -80,6 +87,8 @@ class Supervisor:
         self.run, self.plan = run, plan
         self._approver, self._tell, self._command = approver, tell, command
         self._stop: Literal["pause", "abort"] | None = None
+        self._pace = Pace(plan.phases)
+        self._memory_limit = memory_limit(run, plan)
         self.contract = read_signed(load_yaml(run.folder / "contract.yaml")).contract
 
     def conduct(self) -> None:
@@ -96,7 +105,7 @@ class Supervisor:
                 self.run.write_metadata()
                 raise
             except ScalerError as error:
-                self.run.set_status("failed", error.wrong)
+                self.run.set_status("stopped" if isinstance(error, Stopped) else "failed", error.wrong)
                 self.run.write_metadata()
                 raise
             self.run.set_status("completed")
@@ -115,7 +124,8 @@ class Supervisor:
     def _phase(self, phase: Phase) -> None:
         gate = self._waiting_gate(phase)
         if gate is None:
-            self.run.journal.add("phase_started", {"slug": phase.slug}, phase=phase.slug)
+            self.run.journal.add("phase_started", {"slug": phase.slug, "stage": phase.stage}, phase=phase.slug)
+            self._pace.start(phase)
             self._tell("phase", phase)
             gate = self._open_gate(phase, self._work(phase))
         self._settle(gate)
@@ -126,6 +136,7 @@ class Supervisor:
         write_whole(file, to_json(self._task(phase)))
         worker = local.start(file, self.run.folder / "worker.log", threads=self._threads(), command=self._command)
         outcome = self._watch(phase, worker)
+        self._pace.done()
         if outcome.done is not None:
             return outcome.done
         raise self._ended(phase, outcome)
@@ -162,18 +173,20 @@ class Supervisor:
             baseline=self.measurement(self.plan.phases[0].slug),
             grown_by=tuple(operator for group in operators for operator in group),
             breaker=self.plan.breaker,
-            memory_limit_bytes=self._memory_limit(),
+            memory_limit_bytes=self._memory_limit,
             threads=self._threads(),
+            compute_dtype=self._compute_dtype(),
             seed=self.plan.seed,
         )
 
+    def _compute_dtype(self) -> tuple[str, str] | None:
+        """As the first phase found it, so that every phase's figures compare."""
+        first = next(iter(self.run.committed()), None)
+        found = None if first is None else first.data["evidence"].get("compute_dtype")
+        return None if found is None else (found[0], found[1])
+
     def _threads(self) -> int:
         return self.plan.limits.threads or detect(self.run.folder).cpus
-
-    def _memory_limit(self) -> int:
-        share = min(self.plan.limits.memory_share, self.contract.memory_share)
-        limit = int(detect(self.run.folder).ram_bytes * share)
-        return min(limit, self.plan.limits.memory or limit)
 
     def measurement(self, slug: str | None) -> Measurement | None:
         """What was measured on a checkpoint."""
@@ -187,13 +200,12 @@ class Supervisor:
     def _watch(self, phase: Phase, worker: subprocess.Popen[str]) -> Outcome:
         lines: queue.Queue[str | None] = queue.Queue()
         threading.Thread(target=_pump, args=(worker, lines), daemon=True).start()
-        outcome, asked, heard = Outcome(), None, time.monotonic()
-        while (line := _next(lines)) is not None or worker.poll() is None:
+        outcome, asked, meter = Outcome(), None, Meter(worker.pid)
+        while (line := _next(lines)) is not None:
             if line:
-                heard = time.monotonic()
                 self._hear(phase, outcome, line)
-            self._tell("tick", worker.pid)
-            if asked is None and (wish := self._wish(worker, outcome, heard)):
+            self._look(phase, outcome, meter)
+            if asked is None and (wish := self._wish(outcome, meter)):
                 asked, outcome.asked_to = time.monotonic(), wish
                 worker.terminate()
             if asked is not None and time.monotonic() - asked > GRACE_SECONDS:
@@ -209,23 +221,37 @@ class Supervisor:
             outcome.failed = event
         elif isinstance(event, Telegram):
             outcome.telegram = event
+        elif isinstance(event, Progress):
+            outcome.progress = event
+            self._pace.progress(event)
         if not isinstance(event, (Progress, Done)):
             durable = not isinstance(event, Step)
             self.run.journal.add(event.kind, event.model_dump(mode="python"), phase=phase.slug, durable=durable)
         self._tell(event.kind, event)
 
-    def _wish(self, worker: subprocess.Popen[str], outcome: Outcome, heard: float) -> Literal["pause", "abort"] | None:
+    def _look(self, phase: Phase, outcome: Outcome, meter: Meter) -> None:
+        """About once a second: what the worker uses, into the journal and onto the screen."""
+        now = time.monotonic()
+        if now - outcome.looked < USAGE_SECONDS:
+            return
+        outcome.looked = now
+        progress = outcome.progress
+        usage = Usage(
+            **vars(meter.look()),
+            share=None if progress is None else progress.share,
+            doing="starting" if progress is None else progress.doing,
+            seconds_left=self._pace.seconds_left(),
+        )
+        self.run.journal.add("usage", usage.model_dump(), phase=phase.slug, durable=False)
+        self._tell("usage", usage)
+
+    def _wish(self, outcome: Outcome, meter: Meter) -> Literal["pause", "abort"] | None:
         if self._stop is None:
             self._stop = self._requested()
-        if self._stop is None and (used := _memory(worker.pid)) > self._memory_limit():
-            outcome.telegram = Telegram(
-                cause="memory",
-                step=0,
-                value=float(used),
-                limit=float(self._memory_limit()),
-                sentence=f"Memory {used / 2**30:.1f} GiB is above the limit of {self._memory_limit() / 2**30:.1f} GiB.",
-            )
+        if self._stop is None and (used := meter.ram()) > self._memory_limit:
+            outcome.telegram = _memory_telegram(used, self._memory_limit)
             self.run.journal.add("telegram", outcome.telegram.model_dump())
+            self._tell("telegram", outcome.telegram)
             return "abort"
         return self._stop
 
@@ -238,19 +264,20 @@ class Supervisor:
 
     def _ended(self, phase: Phase, outcome: Outcome) -> ScalerError:
         """Why the worker did not finish, and what happens to the run."""
+        failed = outcome.failed
         if outcome.telegram is not None and outcome.telegram.hard:
             self._discard()
-            return ScalerError(outcome.telegram.sentence, "the phase was undone; change the recipe and run it again")
-        if outcome.failed is not None and outcome.failed.reason in ("input", "proof", "breaker"):
+            return Stopped(outcome.telegram.sentence, "the phase was undone; change the recipe and run it again")
+        if failed is not None and failed.reason in ("input", "proof", "breaker"):
             self._discard()
-            return ScalerError(outcome.failed.wrong, outcome.failed.cure)
+            return Stopped(failed.wrong, failed.cure)
         if outcome.asked_to == "abort":
             self._discard()
-            return ScalerError(
-                f"{self.run.id}: aborted in {phase.slug}", "everything that was committed is still there"
-            )
-        if outcome.failed is not None:
-            return Paused(outcome.failed.wrong, outcome.failed.cure)
+            return Stopped(f"{self.run.id}: aborted in {phase.slug}", "everything that was committed is still there")
+        if failed is not None and failed.reason == "fault":
+            return Fault(failed.wrong, failed.cure)
+        if failed is not None:
+            return Paused(failed.wrong, failed.cure)
         if outcome.asked_to == "pause":
             return Paused(f"{self.run.id}: paused in {phase.slug}", "run the same command again to go on")
         return Paused(
@@ -266,17 +293,16 @@ class Supervisor:
 
     def _waiting_gate(self, phase: Phase) -> Gate | None:
         """A gate of this phase that was open when an earlier process ended; its answer may have come since."""
-        row = self.run.last("gate")
+        row, begun = self.run.last("gate"), self.run.last("phase_started")
         if row is None or row.data["phase"] != phase.slug or not self.run.staging.is_dir():
             return None
         committed = self.run.last("committed")
-        if committed is not None and committed.seq > row.seq:
-            return None
-        decided = self.run.decision(row.data["gate"])
-        if decided is not None and decided.data["action"] != "approve":
-            self.run.journal.add("reopened", {"gate": row.data["gate"]}, phase=phase.slug)
-            return self._gate(phase, Verdict.read(row.data["verdict"], "gate"), row.data["evidence"])
+        if any(later is not None and later.seq > row.seq for later in (begun, committed)):
+            return None  # the staged folder belongs to a newer attempt
         verdict = Verdict.read(row.data["verdict"], "gate")
+        decided = self.run.decision(row.data["gate"])
+        if decided is not None and decided.data["action"] == "pause":
+            return self._gate(phase, verdict, row.data["evidence"])
         return Gate(row.data["gate"], phase, verdict, row.data["evidence"], row.data["evidence_hash"], self._deadline())
 
     def _open_gate(self, phase: Phase, done: Done) -> Gate:
@@ -317,7 +343,7 @@ class Supervisor:
         self._tell("gate", gate)
         if gate.verdict.action == "rollback":
             self._discard()
-            raise ScalerError(gate.verdict.sentence, "; ".join(gate.verdict.reasons) or "the phase was undone")
+            raise Stopped(gate.verdict.sentence, "; ".join(gate.verdict.reasons) or "the phase was undone")
         answer = self._answer(gate)
         self._tell("decision", answer)
         if answer == "approve":
@@ -327,7 +353,7 @@ class Supervisor:
         else:
             self._discard()
             word = "aborted" if answer == "abort" else "the phase was undone"
-            raise ScalerError(f"{self.run.id}: {word} at the gate of {gate.phase.slug}", "earlier checkpoints remain")
+            raise Stopped(f"{self.run.id}: {word} at the gate of {gate.phase.slug}", "earlier checkpoints remain")
 
     def _answer(self, gate: Gate) -> Answer:
         while True:
@@ -374,11 +400,16 @@ def _next(lines: queue.Queue[str | None]) -> str | None:
         return ""
 
 
-def _memory(pid: int) -> int:
-    try:
-        return int(psutil.Process(pid).memory_info().rss)
-    except psutil.NoSuchProcess:
-        return 0
+def _memory_telegram(used: int, limit: int) -> Telegram:
+    words = f"Memory {used / 2**30:.1f} GiB is above the limit of {limit / 2**30:.1f} GiB."
+    return Telegram(cause="memory", step=0, value=float(used), limit=float(limit), sentence=words)
+
+
+def memory_limit(run: Run, plan: Plan) -> int:
+    """Most bytes that a worker may use: the contract's share of this machine, or less where the recipe says so."""
+    contract = read_signed(load_yaml(run.folder / "contract.yaml")).contract
+    limit = int(detect(run.folder).ram_bytes * min(plan.limits.memory_share, contract.memory_share))
+    return min(limit, plan.limits.memory or limit)
 
 
 class _signals:

@@ -46,5 +46,7 @@ class Task(Record):
     """Most memory that the worker may use."""
     threads: int
     """Processor threads."""
+    compute_dtype: tuple[str, str] | None = None
+    """Type to compute in and why, as the first phase found it; null in the first phase, which probes."""
     seed: int
     """Seed of everything random."""

@@ -378,13 +378,8 @@ def autocast(model: Any) -> Any:
     """bfloat16 for matrix products where the device is faster in it; weights and optimiser stay in fp32."""
     from scaler_wizard.models import best_dtype
 
-    global _COMPUTE
-    if _COMPUTE is None:
-        _COMPUTE = best_dtype()[0]
-    return torch.autocast(model.device.type, dtype=torch.bfloat16) if _COMPUTE == "bfloat16" else nullcontext()
-
-
-_COMPUTE: str | None = None
+    faster = best_dtype()[0] == "bfloat16"
+    return torch.autocast(model.device.type, dtype=torch.bfloat16) if faster else nullcontext()
 
 
 def text_of(encoded: list[Tokens], tokenizer: Any, settings: Train, *, native: int, target: int, seed: int) -> Text:

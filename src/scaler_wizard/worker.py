@@ -116,11 +116,13 @@ _stop = _Stop()
 
 def _prepare(task: Task) -> None:
     import torch
-    import transformers
+
+    from scaler_wizard.models import quiet, settle_dtype
 
     torch.set_num_threads(task.threads)
-    transformers.logging.set_verbosity_error()
-    transformers.utils.logging.disable_progress_bar()
+    quiet()
+    if task.compute_dtype is not None:
+        settle_dtype(*task.compute_dtype)
 
 
 def _failed(error: Exception) -> Failed:
@@ -151,8 +153,10 @@ def _failed(error: Exception) -> Failed:
 
 def baseline(task: Task, lines: Lines) -> Done:
     """P0: stage the base as it is and measure it."""
+    from scaler_wizard.models import best_dtype
+
     link_model(task.current, task.staging)
-    return Done(measurement=measured(task, lines))
+    return Done(measurement=measured(task, lines), evidence={"compute_dtype": list(best_dtype())})
 
 
 def grow(task: Task, lines: Lines) -> Done:

@@ -128,7 +128,8 @@ def _read(
     progress: Callable[[float], None],
 ) -> Floats:
     if not planted and spec.length <= CHUNK:
-        return token_nll(model, long)
+        whole: Floats = token_nll(model, long)
+        return whole
     rows = []
     for number, row in enumerate(long):
 

@@ -71,7 +71,8 @@ def nll_of(model: Any, hidden: torch.Tensor, targets: torch.Tensor) -> Floats:
     for at in range(0, len(targets), LOGITS_AT_ONCE):
         logits = logits_of(model, hidden[at : at + LOGITS_AT_ONCE])
         pieces.append(torch.nn.functional.cross_entropy(logits, targets[at : at + LOGITS_AT_ONCE], reduction="none"))
-    return torch.cat(pieces).double().cpu().numpy() if pieces else np.empty(0)
+    found: Floats = torch.cat(pieces).double().cpu().numpy() if pieces else np.empty(0)
+    return found
 
 
 def logits_of(model: Any, hidden: torch.Tensor) -> torch.Tensor:
@@ -88,7 +89,8 @@ def truncated_nll(model: Any, windows: Ints, native: int) -> Floats:
 
     Each scored token has native/2 to native - 1 tokens before it: (n, length) -> (n, native / 2).
     """
-    return token_nll(model, windows[:, -native:])[:, -(native // 2) :]
+    nll: Floats = token_nll(model, windows[:, -native:])
+    return nll[:, -(native // 2) :]
 
 
 def buckets(nll: Floats, size: int, *, keep: npt.NDArray[np.bool_], truncated: Floats | None) -> tuple[Bucket, ...]:

@@ -1,0 +1,53 @@
+"""Measure a model outside a run (`scaler eval MODEL`): the same measurement that a run's gates judge by."""
+
+from __future__ import annotations
+
+import sys
+import time
+
+from scaler_wizard.architecture import read_architecture
+from scaler_wizard.hardware import detect
+from scaler_wizard.metrics import Measurement
+from scaler_wizard.models import resolve
+from scaler_wizard.plan import Setting, measure_spec, target_context
+from scaler_wizard.recipe import Recipe
+
+EVERY_SECONDS = 5.0
+
+
+def evaluate_model(model: str, *, context: str | None, data: str) -> Measurement:
+    """Measure on held-out text out to `context` (the model's own window where left out); talks on standard error."""
+    from scaler_wizard.data import encode, load_corpus
+    from scaler_wizard.evals.measure import measure
+    from scaler_wizard.models import load_model, load_tokenizer, quiet
+
+    source = resolve(model)
+    found = read_architecture(source.folder)
+    recipe = Recipe(model=model, context=context, data=data)
+    setting = Setting(recipe, found, detect(source.folder))
+    length = found.native_context if context is None else target_context(setting)
+    quiet()
+    tokenizer = load_tokenizer(source.folder)
+    return measure(
+        load_model(source.folder),
+        tokenizer,
+        held_out=encode(load_corpus(data).heldout, tokenizer),
+        corpus=data,
+        native=found.native_context,
+        spec=measure_spec(setting, length),
+        progress=Talk(),
+    )
+
+
+class Talk:
+    """Progress on standard error, a line every few seconds."""
+
+    def __init__(self) -> None:
+        self._last = time.monotonic()
+
+    def __call__(self, share: float, doing: str) -> None:
+        """Say how far it is."""
+        if time.monotonic() - self._last > EVERY_SECONDS:
+            self._last = time.monotonic()
+            sys.stderr.write(f"{share:>4.0%} {doing}\n")
+            sys.stderr.flush()

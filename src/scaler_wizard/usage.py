@@ -1,0 +1,88 @@
+"""What a process and its children use now: memory, processors, GPU memory."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+
+import psutil
+
+
+@dataclass(frozen=True)
+class Used:
+    """One look."""
+
+    ram_bytes: int
+    cpu_percent: float | None
+    """Of all processors, since the look before; None at the first."""
+    vram_bytes: int | None
+    """None without a GPU."""
+
+
+class Meter:
+    """Looks at one process tree, again and again."""
+
+    def __init__(self, pid: int) -> None:
+        self._pid = pid
+        self._before: tuple[float, float] | None = None
+
+    def look(self) -> Used:
+        """Everything that can be found out now; a process that has ended uses nothing."""
+        family = _family(self._pid)
+        return Used(_ram(family), self._cpu(family), vram_of({process.pid for process in family}))
+
+    def ram(self) -> int:
+        """Resident memory alone: cheap enough to look at ten times a second."""
+        return _ram(_family(self._pid))
+
+    def _cpu(self, family: list[psutil.Process]) -> float | None:
+        now, busy = time.monotonic(), sum(map(_busy, family))
+        before, self._before = self._before, (now, busy)
+        if before is None or now <= before[0]:
+            return None
+        share = (busy - before[1]) / (now - before[0]) / (psutil.cpu_count() or 1)
+        return min(100.0, max(0.0, 100 * share))
+
+
+def _family(pid: int) -> list[psutil.Process]:
+    try:
+        process = psutil.Process(pid)
+        return [process, *process.children(recursive=True)]
+    except psutil.NoSuchProcess:
+        return []
+
+
+def _ram(family: list[psutil.Process]) -> int:
+    total = 0
+    for process in family:
+        try:
+            total += process.memory_info().rss
+        except psutil.NoSuchProcess:
+            continue  # it ended between the two looks
+    return total
+
+
+def _busy(process: psutil.Process) -> float:
+    try:
+        times = process.cpu_times()
+    except psutil.NoSuchProcess:
+        return 0.0
+    return float(times.user + times.system)
+
+
+def vram_of(pids: set[int]) -> int | None:
+    """GPU memory of these processes on all GPUs; None where there is no NVIDIA driver."""
+    import pynvml
+
+    try:
+        pynvml.nvmlInit()
+    except pynvml.NVMLError:
+        return None
+    try:
+        handles = [pynvml.nvmlDeviceGetHandleByIndex(i) for i in range(pynvml.nvmlDeviceGetCount())]
+        running = [one for handle in handles for one in pynvml.nvmlDeviceGetComputeRunningProcesses(handle)]
+        return sum(one.usedGpuMemory or 0 for one in running if one.pid in pids)
+    except pynvml.NVMLError:
+        return None
+    finally:
+        pynvml.nvmlShutdown()
