@@ -16,7 +16,7 @@ from rich.table import Table
 from scaler_wizard.events import Evaluated, Note, Progress, Step, Telegram, Usage
 from scaler_wizard.gate import short_rise, vibe
 from scaler_wizard.metrics import Measurement
-from scaler_wizard.phases import Phase, Plan
+from scaler_wizard.phases import Phase
 from scaler_wizard.strip import Glance, strip
 from scaler_wizard.supervisor import Answer, Approver, Gate
 from scaler_wizard.view import evidence_rows
