@@ -67,8 +67,28 @@ def doctor(runs: Runs = RUNS, as_json: Json = False) -> None:
 
 
 @app.command()
+def recipes(
+    name: Annotated[str | None, typer.Argument(help="Print this one, to keep and change.")] = None,
+    as_json: Json = False,
+) -> None:
+    """The recipes that are shipped; use one by its name: scaler plan balanced --set model=smollm2."""
+    from scaler_wizard.recipe import find_recipe, load_yaml, shipped_recipes
+
+    known = shipped_recipes()
+    if name is not None and name not in known:
+        raise ScalerError(f"{name}: no such recipe", f"choose one of {', '.join(known)}")
+    if as_json:
+        _print_json(known if name is None else load_yaml(find_recipe(Path(name))))
+    elif name is not None:
+        typer.echo(find_recipe(Path(name)).read_text(encoding="utf-8"), nl=False)
+    else:
+        for one, purpose in known.items():
+            typer.echo(f"{one:<18} {purpose}")
+
+
+@app.command()
 def plan(
-    recipe: Annotated[Path, typer.Argument(help="Recipe file.")],
+    recipe: Annotated[Path, typer.Argument(help="Recipe file, or the name of a shipped one.")],
     out: Annotated[Path, typer.Option("-o", "--out", help="Where to write the plan.")] = Path("plan.yaml"),
     settings: Settings = None,
     runs: Runs = RUNS,
@@ -90,7 +110,7 @@ def plan(
 
 @app.command()
 def run(
-    recipe: Annotated[Path, typer.Argument(help="Recipe or plan file.")],
+    recipe: Annotated[Path, typer.Argument(help="Recipe or plan file, or the name of a shipped recipe.")],
     settings: Settings = None,
     sign: Sign = None,
     approve_within_limits: Approve = False,
@@ -98,9 +118,9 @@ def run(
 ) -> None:
     """Carry a recipe or a plan out; the same command again goes on where it stopped."""
     from scaler_wizard.plan import is_plan, load_plan
-    from scaler_wizard.recipe import load_recipe
+    from scaler_wizard.recipe import find_recipe, load_recipe
 
-    made = load_plan(recipe) if is_plan(recipe) else _plan(load_recipe(recipe, settings or ()), runs)
+    made = load_plan(recipe) if is_plan(find_recipe(recipe)) else _plan(load_recipe(recipe, settings or ()), runs)
     _carry_out(made, runs, sign=sign, standing=approve_within_limits)
 
 

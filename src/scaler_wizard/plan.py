@@ -132,7 +132,8 @@ def _growth(setting: Setting, target: int) -> tuple[tuple[Operator, ...], tuple[
     wish = setting.recipe.parameters
     if wish is None:
         return (), ()
-    solution = solve(setting.base, parse_target(wish, setting.base.parameters), context=target)
+    size = parse_target(wish, setting.base.parameters)
+    solution = solve(setting.base, size, context=target, allow=setting.recipe.allow)
     return tuple(solution.operators), solution.reasons  # type: ignore[arg-type]
 
 

@@ -15,6 +15,7 @@ from scaler_wizard.record import Record
 
 LARGEST_FILE = 64 * 1024
 DEEPEST_NESTING = 20
+SHIPPED = Path(__file__).parent / "recipes"
 _NUMBER = re.compile(r"(\d+(?:\.\d+)?)\s*([xX]|[kKmMbBgG]?)")
 
 
@@ -139,6 +140,8 @@ class Recipe(Record):
     """Size to grow to: "1.3x", "200M"; left out, the model keeps its size."""
     context: Target | None = None
     """Window to grow to: "16K", "2x"; left out, the model keeps its window."""
+    allow: tuple[str, ...] | None = None
+    """Growth operators that may be used ("identity_blocks"); left out, all that keep the model's function."""
     name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{0,39}$")] | None = None
     """Name of the run's folder begins with this."""
     data: str = "kjv"
@@ -158,17 +161,34 @@ class Recipe(Record):
 
 
 def load_recipe(path: Path, settings: Sequence[str] = ()) -> Recipe:
-    """Read a recipe file and lay `a.b=c` settings over it."""
-    data = load_yaml(path)
+    """Read a recipe file, or a shipped recipe by its name, and lay `a.b=c` settings over it."""
+    data = load_yaml(find_recipe(path))
     for setting in settings:
         _set(data, setting)
+    if "model" not in data and find_recipe(path).parent == SHIPPED:
+        raise ScalerError(
+            f"{path}: this recipe fits any model; which one?",
+            "name it: --set model=FOLDER, a hub id, `embedded` or `smollm2`",
+        )
     return Recipe.read(data, path.name)
+
+
+def find_recipe(wanted: Path) -> Path:
+    """The file itself, or the shipped recipe of that name."""
+    shipped = SHIPPED / f"{wanted}.yaml"
+    return shipped if str(wanted) in shipped_recipes() and not wanted.is_file() else wanted
+
+
+def shipped_recipes() -> dict[str, str]:
+    """Recipes that fit any model, with what they are for (the first line of each file)."""
+    files = sorted(file for file in SHIPPED.glob("*.yaml") if not file.stem.startswith("demo"))
+    return {file.stem: file.read_text(encoding="utf-8").splitlines()[0].lstrip("# ") for file in files}
 
 
 def load_yaml(path: Path) -> dict[str, Any]:
     """Read a small YAML mapping; aliases and deep nesting are refused, since they are how YAML attacks work."""
     if not path.is_file():
-        raise ScalerError(f"{path}: no such file", "check the path; `scaler demo` shows a run without a recipe")
+        raise ScalerError(f"{path}: no such file", "check the path, or choose a shipped recipe: scaler recipes")
     raw = path.read_bytes()
     if len(raw) > LARGEST_FILE:
         raise ScalerError(f"{path.name}: {len(raw)} bytes; at most {LARGEST_FILE} are read", "shorten the file")
