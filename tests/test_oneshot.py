@@ -14,7 +14,8 @@ import torch
 from scaler_wizard.architecture import read_architecture
 from scaler_wizard.errors import ScalerError
 from scaler_wizard.grow import OPERATORS, IdentityBlocks, Preserves, StackLayers, WidenFfn
-from scaler_wizard.oneshot import GROWTH, Growth, applies, grow_model, inspect_model, prompts, trials
+from scaler_wizard.inspection import applies, inspect_model, trials
+from scaler_wizard.oneshot import GROWTH, Growth, grow_model, prompts
 from tiny_models import FAMILIES, logits, make
 
 
@@ -143,5 +144,6 @@ def test_prompts_are_the_models_own_tokens(tmp_path: Path) -> None:
 
 
 def test_growing_and_looking_load_no_torch() -> None:
-    code = "import sys, scaler_wizard.oneshot; sys.exit('torch' in sys.modules or 'transformers' in sys.modules)"
+    code = "import sys, scaler_wizard.oneshot, scaler_wizard.inspection\n"
+    code += "sys.exit(bool({'torch', 'transformers'} & {*sys.modules}))"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -42,6 +42,11 @@ class Architecture(Blueprint):
             counts[tensor.dtype] += tensor.elements
         return DTYPES[counts.most_common(1)[0][0]]
 
+    @property
+    def item_bytes(self) -> int:
+        """Bytes of one number of that type."""
+        return 4 if self.dtype == "float32" else 2
+
 
 def read_architecture(folder: Path) -> Architecture:
     """Check config.json against the headers of the weights; reads no weight and runs no code of the folder."""
