@@ -156,3 +156,44 @@ def test_header_bombs_are_refused_at_once(tmp_path: Path) -> None:
     header_file(file, b'{"a":{"dtype":"F32","shape":[0],"data_offsets":[0,0]},"a":{}}')
     with pytest.raises(ScalerError, match="twice"):
         read_header(file)
+
+
+@pytest.mark.parametrize(
+    ("header", "words"),
+    [
+        (b'{"a":{' + b"{" * 200_002, "at most 200000"),
+        (b'{"a":{"shape":[' + b"1," * 200_000 + b"1]}}", "far more values"),
+        (b'{"__metadata__":{"a":"' + b"1," * 200_000 + b'"}}', "far more values"),
+        (b'{"a":{"dtype":"F32","shape":[' + b"9" * 5000 + b'],"data_offsets":[0,0]}}', "not valid JSON"),
+        (b'{"a":{"dtype":["F32"],"shape":[0],"data_offsets":[0,0]}}', "weights of type"),
+        (b'{"a":{"dtype":"F32","shape":[0,1,1,1,1,1,1,1,1],"data_offsets":[0,0]}}', "9 axes"),
+        (b'{"\\u001b[2J":{"dtype":"F32","shape":[0],"data_offsets":[0,0]}}', "unprintable"),
+    ],
+)
+def test_headers_made_to_exhaust_or_to_deceive_are_refused(tmp_path: Path, header: bytes, words: str) -> None:
+    with pytest.raises(ScalerError, match=words) as refusal:
+        read_header(header_file(tmp_path / "x.safetensors", header))
+    assert len(str(refusal.value)) < 400 and "\x1b" not in str(refusal.value)
+
+
+def test_a_name_among_very_many_that_appears_twice_is_found(tmp_path: Path) -> None:
+    names = [f"t{number}" for number in range(30_000)] + ["t29999"]
+    header = "{" + ",".join(f'"{name}":{json.dumps(entry(0, 0, [0]))}' for name in names) + "}"
+    with pytest.raises(ScalerError, match="'t29999' appears twice"):
+        read_header(header_file(tmp_path / "x.safetensors", header.encode()))
+
+
+def test_an_index_without_an_entry_for_a_tensor_is_refused(tmp_path: Path) -> None:
+    make(tmp_path)
+    names = {name: "model.safetensors" for name in read_architecture(tmp_path).tensors if "norm.weight" not in name}
+    (tmp_path / "model.safetensors.index.json").write_text(json.dumps({"weight_map": names}))
+    with pytest.raises(ScalerError, match=r"no entry for model\.layers\.0\.input_layernorm"):
+        read_architecture(tmp_path)
+
+
+@pytest.mark.parametrize("changes", [{"num_key_value_heads": 3}, {"num_attention_heads": 64, "head_dim": None}])
+def test_heads_that_do_not_fit_together_are_refused(tmp_path: Path, changes: dict[str, Any]) -> None:
+    make(tmp_path)
+    rewrite(tmp_path, **changes)
+    with pytest.raises(ScalerError, match=r"config\.json"):
+        read_architecture(tmp_path)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import math
 import shutil
 import struct
 import subprocess
@@ -11,11 +13,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from scaler_wizard.architecture import read_architecture
+from scaler_wizard.architecture import Blueprint, read_architecture
 from scaler_wizard.errors import ScalerError
 from scaler_wizard.grow import OPERATORS, IdentityBlocks, Preserves, StackLayers, WidenFfn
-from scaler_wizard.oneshot import GROWTH, Growth, applies, grow_model, inspect_model, prompts, trials
-from tiny_models import FAMILIES, logits, make
+from scaler_wizard.inspection import applies, inspect_model, trials
+from scaler_wizard.oneshot import GROWTH, Growth, grow_model, prompts
+from tiny_models import FAMILIES, SMALL, logits, make
 
 
 class Liar(StackLayers):
@@ -103,6 +106,48 @@ def test_sizes_that_cannot_be_are_refused_before_anything_is_written(
     assert names(tmp_path) == ["base"]
 
 
+def test_a_disk_that_cannot_hold_the_model_is_known_before_a_weight_is_read(tmp_path: Path) -> None:
+    rows = 2**42 // 64
+    (tmp_path / "base").mkdir()
+    blueprint = Blueprint({"model_type": "llama", **SMALL, "vocab_size": rows})
+    place, entries = 0, {}
+    for tensor in blueprint.places():
+        end = place + math.prod(tensor.shape) * 2
+        entries[tensor.name] = {"dtype": "BF16", "shape": list(tensor.shape), "data_offsets": [place, end]}
+        place = end
+    header = json.dumps(entries).encode()
+    with (tmp_path / "base/model.safetensors").open("wb") as stream:
+        stream.write(struct.pack("<Q", len(header)) + header)
+        stream.truncate(8 + len(header) + place)  # a hole of 9 TB
+    (tmp_path / "base/config.json").write_text(json.dumps(dict(blueprint.config)))
+    with pytest.raises(ScalerError, match="GB are free"):
+        grow_model(tmp_path / "base", tmp_path / "out", [IdentityBlocks(blocks=1)], prove=False)
+    assert names(tmp_path) == ["base"]
+
+
+FULL = """
+import resource, sys
+from pathlib import Path
+from scaler_wizard.errors import ScalerError
+from scaler_wizard.oneshot import grow_model
+resource.setrlimit(resource.RLIMIT_FSIZE, (60_000, 60_000))
+try:
+    grow_model(Path(sys.argv[1]), Path(sys.argv[2]), "1.5x", prove=False, shard_bytes=int(sys.argv[3]))
+except ScalerError as error:
+    print(error.wrong)
+"""
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize("shard_bytes", [10**9, 10_000])
+def test_a_disk_that_fills_up_leaves_nothing_behind(tmp_path: Path, shard_bytes: int) -> None:
+    source = make(tmp_path / "base", vocab_size=1024)
+    command = [sys.executable, "-c", FULL, str(source), str(tmp_path / "out"), str(shard_bytes)]
+    said = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert "the disk is full" in said.stdout
+    assert names(tmp_path) == ["base"]
+
+
 def test_the_fingerprint_follows_the_weights_and_not_the_place(tmp_path: Path) -> None:
     source = make(tmp_path / "base")
     shutil.copytree(source, tmp_path / "copy")
@@ -143,5 +188,6 @@ def test_prompts_are_the_models_own_tokens(tmp_path: Path) -> None:
 
 
 def test_growing_and_looking_load_no_torch() -> None:
-    code = "import sys, scaler_wizard.oneshot; sys.exit('torch' in sys.modules or 'transformers' in sys.modules)"
+    code = "import sys, scaler_wizard.oneshot, scaler_wizard.inspection\n"
+    code += "sys.exit(bool({'torch', 'transformers'} & {*sys.modules}))"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -91,11 +91,12 @@ def plan(
     recipe: Annotated[Path, typer.Argument(help="Recipe file, or the name of a shipped one.")],
     out: Annotated[Path, typer.Option("-o", "--out", help="Where to write the plan.")] = Path("plan.yaml"),
     settings: Settings = None,
+    explain: Annotated[bool, typer.Option("--explain", help="Say why this growth, and what else would do.")] = False,
     runs: Runs = RUNS,
     as_json: Json = False,
 ) -> None:
     """Fill in every number, write an editable plan, change nothing else."""
-    from scaler_wizard.plan import to_yaml
+    from scaler_wizard.plan import explanation, to_yaml
     from scaler_wizard.recipe import load_recipe
     from scaler_wizard.run import write_whole
 
@@ -105,6 +106,8 @@ def plan(
         _print_json(made)
     else:
         _show_plan(made)
+    for line in explanation(made) if explain else ():
+        _talk(line)
     _talk(f"Written to {out}; edit it, then: scaler run {out}")
 
 
@@ -273,6 +276,51 @@ def export(out: Path, run: RunId = "latest", runs: Runs = RUNS) -> None:
     typer.echo(export_to(_open(runs, run), out))
 
 
+Model = Annotated[str, typer.Argument(help="Folder, GGUF file, hub id, `embedded` or `smollm2`.")]
+
+
+@app.command()
+def grow(
+    model: Model,
+    to: Annotated[str, typer.Option("--to", help="Size: 1.5x, 200M, 3B -> 7B, fit 12 GB of VRAM at 16K context.")],
+    out: Annotated[Path, typer.Option("-o", "--out", help="Folder of the grown model.")],
+    allow: Annotated[
+        list[str] | None,
+        typer.Option(help="Use only these operators; repeat it. All that keep the function if left out."),
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of everything random.")] = 0,
+    force: Annotated[bool, typer.Option("--force", help="Replace a grown model that is there.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Grow a model in one step, prove on it that nothing was lost, and keep it only then."""
+    from scaler_wizard.models import resolve
+    from scaler_wizard.oneshot import grow_model
+    from scaler_wizard.screen import Bar
+
+    with Bar() as bar:
+        grown = grow_model(resolve(model).folder, out, to, allow=allow, seed=seed, force=force, tell=bar)
+    if as_json:
+        _print_json(grown.growth)
+        return
+    _show_rows(grown.rows())
+    for reason in grown.reasons:
+        _talk(f"- {reason}")
+    _talk("It has room now and has learnt nothing yet: train it, or let a run do both: scaler plan recipe.yaml")
+
+
+@app.command()
+def inspect(model: Model, as_json: Json = False) -> None:
+    """What a model is, its size by part, its window, and which growth operators keep what."""
+    from scaler_wizard.inspection import inspect_model
+    from scaler_wizard.models import resolve
+
+    found = inspect_model(resolve(model).folder)
+    if as_json:
+        _print_json(found)
+    else:
+        _show_rows(found.rows())
+
+
 @app.command()
 def contract() -> None:
     """The human contract, in words."""
@@ -292,6 +340,12 @@ def _plan(recipe: Any, runs: Path) -> Plan:
 
     source = resolve(recipe.model)
     return make_plan(recipe, source, read_architecture(source.folder), detect(runs))
+
+
+def _show_rows(rows: list[tuple[str, str]]) -> None:
+    width = max(len(name) for name, _ in rows)
+    for name, value in rows:
+        typer.echo(f"{name:<{width}}  {value}")
 
 
 def _show_plan(made: Plan) -> None:

@@ -29,7 +29,7 @@ from scaler_wizard.models import Source
 from scaler_wizard.phases import Base, Baseline, Change, Estimate, Export, Extend, Grow, Phase, Plan, Train
 from scaler_wizard.recipe import Heal, Recipe, count, factor, load_yaml
 from scaler_wizard.record import explicit
-from scaler_wizard.target import parse_target, solve
+from scaler_wizard.target import solve, target_size
 
 SMALL = 20_000_000
 """Parameters below which everything is measured on many windows at once and trained whole."""
@@ -132,7 +132,7 @@ def _growth(setting: Setting, target: int) -> tuple[tuple[Operator, ...], tuple[
     wish = setting.recipe.parameters
     if wish is None:
         return (), ()
-    size = parse_target(wish, setting.base.parameters)
+    size = target_size(wish, setting.base, item_bytes=setting.base.item_bytes)
     solution = solve(setting.base, size, context=target, allow=setting.recipe.allow)
     return tuple(solution.operators), solution.reasons  # type: ignore[arg-type]
 
@@ -320,6 +320,19 @@ def load_plan(path: Path) -> Plan:
             "make the plan again: scaler plan recipe.yaml",
         )
     return plan
+
+
+def explanation(plan: Plan) -> Iterator[str]:
+    """Why the plan's recipe grows the way it does, and the other ways to the same size."""
+    wish = plan.recipe.get("parameters")
+    if wish is None:
+        yield "The model keeps its size: the recipe names no `parameters`."
+        return
+    base = read_architecture(plan.base.folder)
+    chosen = solve(base, target_size(wish, base, item_bytes=base.item_bytes), context=plan.context)
+    for label, option in [("Chosen", chosen), *(("Instead", other) for other in chosen.alternatives)]:
+        yield f"{label}: {option.title}"
+        yield from (f"  - {reason}" for reason in option.reasons)
 
 
 def is_plan(path: Path) -> bool:

@@ -16,6 +16,10 @@ from scaler_wizard.record import Record
 LARGEST_FILE = 64 * 1024
 DEEPEST_NESTING = 20
 SHIPPED = Path(__file__).parent / "recipes"
+ARROW = re.compile(r"(.+?)\s*(?:->|→)\s*(.+)")
+FIT = re.compile(
+    r"fit\s+([\d.]+\s*[kmg]?)i?b?(?:\s+(?:of\s+)?(?:v?ram|memory))?(?:\s+(?:at|with)\s+(\S+)(?:\s+context)?)?", re.I
+)
 _NUMBER = re.compile(r"(\d+(?:\.\d+)?)\s*([xX]|[kKmMbBgG]?)")
 
 
@@ -44,6 +48,12 @@ def _readable(value: str) -> str:
     return value
 
 
+def _size(value: str) -> str:
+    if not (ARROW.fullmatch(value.strip()) or FIT.fullmatch(value.strip())):
+        _readable(value)
+    return value
+
+
 def _tokens(value: Any) -> Any:
     return count(value, kilo=1024) if isinstance(value, str) else value
 
@@ -57,6 +67,7 @@ def _memory(value: Any) -> Any:
 
 
 Target = Annotated[str, BeforeValidator(_as_text), AfterValidator(_readable)]
+Size = Annotated[str, BeforeValidator(_as_text), AfterValidator(_size)]
 Tokens = Annotated[int, BeforeValidator(_tokens), Field(gt=0)]
 Count = Annotated[int, BeforeValidator(_count), Field(gt=0)]
 Bytes = Annotated[int, BeforeValidator(_memory), Field(gt=0)]
@@ -136,8 +147,8 @@ class Recipe(Record):
 
     model: Annotated[str, Field(min_length=1)]
     """What to grow: a folder, a GGUF file, a hub id, or `embedded` or `smollm2`."""
-    parameters: Target | None = None
-    """Size to grow to: "1.3x", "200M"; left out, the model keeps its size."""
+    parameters: Size | None = None
+    """Size to grow to: "1.3x", "200M", "3B -> 7B", "fit 12 GB of VRAM at 16K context"; left out, the size is kept."""
     context: Target | None = None
     """Window to grow to: "16K", "2x"; left out, the model keeps its window."""
     allow: tuple[str, ...] | None = None

@@ -151,6 +151,31 @@ class Screen:
         self._console.print(table)
 
 
+class Bar:
+    """What a verb without a run is doing, on standard error: one line that moves, or a line a tenth in a log."""
+
+    def __init__(self, *, out: TextIO = sys.stderr) -> None:
+        self._out, self._live = out, out.isatty()
+        self._shown = ("", -1)
+
+    def __enter__(self) -> Bar:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if self._live and self._shown[0]:
+            self._out.write("\r\x1b[2K")
+
+    def __call__(self, doing: str, share: float) -> None:
+        """Say what is being done, and how much of it is done, from 0 to 1."""
+        now = (doing, int(share * (100 if self._live else 10)))
+        if now == self._shown:
+            return
+        self._shown = now
+        line = f"{doing} {share:.0%}" if share else f"{doing} ..."
+        self._out.write(f"\r\x1b[2K{line}" if self._live else f"{line}\n")
+        self._out.flush()
+
+
 def approver(screen: Screen, *, standing: bool) -> Approver:
     """Who answers a gate: a standing approval where every limit is kept, else the person at the terminal, else nobody.
 

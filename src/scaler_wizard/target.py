@@ -7,7 +7,6 @@ change the model's function are used only where they are allowed by name.
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -28,7 +27,7 @@ from scaler_wizard.grow import (
     grown,
     promise,
 )
-from scaler_wizard.recipe import count, factor
+from scaler_wizard.recipe import ARROW, FIT, count, factor
 
 TOLERANCE = 0.02  # share of the size asked for
 LARGEST_FACTOR = 64
@@ -111,15 +110,10 @@ def _allowed(allow: Sequence[str] | None) -> frozenset[str]:
 
 # -- reading what people write --------------------------------------------------------------------------------------
 
-_ARROW = re.compile(r"(.+?)\s*(?:->|→)\s*(.+)")
-_FIT = re.compile(
-    r"fit\s+([\d.]+\s*[kmg]?)i?b?(?:\s+(?:of\s+)?(?:v?ram|memory))?(?:\s+(?:at|with)\s+(\S+)(?:\s+context)?)?", re.I
-)
-
 
 def parse_target(text: str, base: int) -> int:
     """Parameters that "1.5x", "200M" or "3B -> 7B" ask for, where the model has `base` of them."""
-    arrow = _ARROW.fullmatch(text.strip())
+    arrow = ARROW.fullmatch(text.strip())
     if arrow:
         _check_name(arrow[1], _number(arrow[1], text), base)
     wanted = arrow[2] if arrow else text
@@ -146,7 +140,7 @@ def _number(part: str, text: str) -> int:
 
 def target_size(text: str, blueprint: Blueprint, *, item_bytes: int = 2, allow: Sequence[str] | None = None) -> int:
     """As `parse_target`, and "fit 12 GB of VRAM at 16K context": the largest size whose inference fits."""
-    fit = _FIT.fullmatch(text.strip())
+    fit = FIT.fullmatch(text.strip())
     if not fit:
         return parse_target(text, blueprint.parameters)
     try:

@@ -13,6 +13,8 @@ from scaler_wizard.errors import ScalerError
 
 LARGEST_HEADER = 16 * 2**20
 MOST_TENSORS = 200_000
+MOST_COMMAS = 100_000  # beyond 16 for each brace: room for metadata, none for a list of millions of numbers
+MOST_AXES = 8
 ITEM_BYTES = {"F32": 4, "F16": 2, "BF16": 2}
 FETCH_AGAIN = "fetch the file again; it is damaged or was not written by safetensors"
 
@@ -55,6 +57,11 @@ def read_header(file: Path) -> dict[str, Tensor]:
 
 
 def _entries(file: Path, raw: bytes) -> dict[str, Any]:
+    braces = raw.count(b"{")  # counted before parsing: a bomb must cost milliseconds
+    if braces > MOST_TENSORS + 2:
+        raise ScalerError(f"{file.name}: about {braces} tensors; at most {MOST_TENSORS} are read", FETCH_AGAIN)
+    if raw.count(b",") > 16 * braces + MOST_COMMAS:
+        raise ScalerError(f"{file.name}: header lists far more values than its tensors have", FETCH_AGAIN)
     try:
         entries = json.loads(raw.decode("utf-8"), object_pairs_hook=_unique)
     except (UnicodeDecodeError, ValueError, RecursionError) as error:
@@ -62,33 +69,37 @@ def _entries(file: Path, raw: bytes) -> dict[str, Any]:
     if not isinstance(entries, dict):
         raise ScalerError(f"{file.name}: header is not a mapping", FETCH_AGAIN)
     entries.pop("__metadata__", None)
-    if len(entries) > MOST_TENSORS:
-        raise ScalerError(f"{file.name}: {len(entries)} tensors; at most {MOST_TENSORS} are read", FETCH_AGAIN)
     return entries
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) != len(pairs):
-        names = [name for name, _ in pairs]
-        raise ValueError(f"{next(name for name in found if names.count(name) > 1)!r} appears twice")
+        seen: set[str] = set()
+        twice = next(name for name, _ in pairs if name in seen or seen.add(name))
+        raise ValueError(f"{twice!r:.120} appears twice")
     return found
 
 
 def _tensor(file: Path, name: str, entry: Any, base: int) -> Tensor:
+    what = f"{file.name}: {name:.120}"
+    if not name.isprintable():
+        raise ScalerError(f"{file.name}: {name!r:.120}: a name with unprintable characters", FETCH_AGAIN)
     if not isinstance(entry, dict) or entry.keys() != {"dtype", "shape", "data_offsets"}:
-        raise ScalerError(f"{file.name}: {name}: entry is not dtype, shape, data_offsets", FETCH_AGAIN)
+        raise ScalerError(f"{what}: entry is not dtype, shape, data_offsets", FETCH_AGAIN)
     shape, offsets, dtype = entry["shape"], entry["data_offsets"], entry["dtype"]
     if not _whole(shape) or not _whole(offsets) or len(offsets) != 2 or offsets[0] > offsets[1]:
-        raise ScalerError(f"{file.name}: {name}: shape or offsets are no counts", FETCH_AGAIN)
-    if dtype not in ITEM_BYTES:
+        raise ScalerError(f"{what}: shape or offsets are no counts", FETCH_AGAIN)
+    if len(shape) > MOST_AXES:
+        raise ScalerError(f"{what}: {len(shape)} axes; at most {MOST_AXES} are read", FETCH_AGAIN)
+    if not isinstance(dtype, str) or dtype not in ITEM_BYTES:
         raise ScalerError(
-            f"{file.name}: {name}: weights of type {dtype!s:.20}; read are {', '.join(ITEM_BYTES)}",
+            f"{what}: weights of type {dtype!r:.20}; read are {', '.join(ITEM_BYTES)}",
             "take the unquantised release of the model, or dequantise it: "
             "model.dequantize().to(torch.bfloat16).save_pretrained(FOLDER) in transformers",
         )
     if math.prod(shape) * ITEM_BYTES[dtype] != offsets[1] - offsets[0]:
-        raise ScalerError(f"{file.name}: {name}: {shape} of {dtype} does not fill its bytes", FETCH_AGAIN)
+        raise ScalerError(f"{what}: {shape} of {dtype} does not fill its bytes", FETCH_AGAIN)
     return Tensor(name, dtype, tuple(shape), file, base + offsets[0], base + offsets[1])
 
 

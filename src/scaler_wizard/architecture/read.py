@@ -42,6 +42,11 @@ class Architecture(Blueprint):
             counts[tensor.dtype] += tensor.elements
         return DTYPES[counts.most_common(1)[0][0]]
 
+    @property
+    def item_bytes(self) -> int:
+        """Bytes of one number of that type."""
+        return 4 if self.dtype == "float32" else 2
+
 
 def read_architecture(folder: Path) -> Architecture:
     """Check config.json against the headers of the weights; reads no weight and runs no code of the folder."""
@@ -50,6 +55,7 @@ def read_architecture(folder: Path) -> Architecture:
     if blueprint.rows.experts:
         _all_layers_sparse(config)
     _lists_fit(blueprint)
+    _heads_fit(blueprint)
     return Architecture(config=config, folder=folder, tensors=_matched(blueprint, _headers(folder)))
 
 
@@ -117,6 +123,12 @@ def _sharded(folder: Path, index: Path) -> dict[str, Tensor]:
     for name, shard in names.items():
         if name not in tensors or tensors[name].file.name != shard:
             raise ScalerError(f"{index.name}: {name:.120} is not in {shard}", "fetch the model again")
+    unlisted = tensors.keys() - names.keys()
+    if unlisted:
+        raise ScalerError(
+            f"{index.name}: has no entry for {min(unlisted):.120}, which {tensors[min(unlisted)].file.name} holds",
+            "fetch the index again; loaders would fill the missing weights with random numbers",
+        )
     return tensors
 
 
@@ -151,6 +163,15 @@ def _lists_fit(blueprint: Blueprint) -> None:
     if types is not None and (not isinstance(types, list) or len(types) != blueprint.layers):
         raise ScalerError(
             f"config.json: layer_types does not list {blueprint.layers} layers", "use the config.json of these weights"
+        )
+
+
+def _heads_fit(blueprint: Blueprint) -> None:
+    if blueprint.head_dim < 1 or blueprint.heads % blueprint.kv_heads:
+        raise ScalerError(
+            f"config.json: {blueprint.heads} query heads, {blueprint.kv_heads} key/value heads and a hidden size of "
+            f"{blueprint.hidden} do not fit together",
+            "use the config.json that belongs to these weights",
         )
 
 

@@ -26,7 +26,7 @@ from scaler_wizard.weights.expressions import (
     zeros,
 )
 from scaler_wizard.weights.program import Fresh, Program, identity
-from scaler_wizard.weights.stream import Written, broken_numbers, write
+from scaler_wizard.weights.stream import Written, broken_numbers, check_disk, write
 
 __all__ = [
     "Concatenate",
@@ -45,6 +45,7 @@ __all__ = [
     "Take",
     "Written",
     "broken_numbers",
+    "check_disk",
     "columns",
     "copy_companions",
     "cut",

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from scaler_wizard.architecture import Architecture
+from scaler_wizard.architecture import ITEM_BYTES, Architecture
 from scaler_wizard.weights.expressions import Expression, Input, Run
 
 
@@ -37,6 +37,11 @@ class Program:
     def parameters(self) -> int:
         """Numbers that will be written."""
         return sum(math.prod(tensor.shape) for tensor in self.tensors.values())
+
+    @property
+    def bytes(self) -> int:
+        """Bytes of them."""
+        return sum(math.prod(tensor.shape) * ITEM_BYTES[tensor.dtype] for tensor in self.tensors.values())
 
 
 def identity(architecture: Architecture, *, seed: int = 0) -> Program:

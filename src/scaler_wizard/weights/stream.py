@@ -97,7 +97,7 @@ def write(
     shards = lay_out(program, shard_bytes)
     journal = _Journal(out, _fingerprint(program, shards, seed, hash=hash))
     todo = [shard for shard in shards if not journal.holds(shard)]
-    _check_disk(out, sum(shard.bytes for shard in todo))
+    check_disk(out, sum(shard.bytes for shard in todo))
     source = Source(seed)
     report = _Meter(sum(shard.bytes for shard in shards), sum(s.bytes for s in shards if s not in todo), progress)
     try:
@@ -170,8 +170,9 @@ def _natural(name: str) -> tuple[tuple[int, str], ...]:
     return tuple((int(part), "") if part.isdigit() else (-1, part) for part in name.split("."))
 
 
-def _check_disk(out: Path, needed: int) -> None:
-    free = shutil.disk_usage(out).free
+def check_disk(out: Path, needed: int) -> None:
+    """Refuse what the disk under `out` (which need not exist yet) cannot hold."""
+    free = shutil.disk_usage(next(folder for folder in (out, *out.absolute().parents) if folder.exists())).free
     if needed + SPARE_BYTES > free:
         raise ScalerError(
             f"{out}: {needed / 1e9:.2f} GB are to be written, {free / 1e9:.2f} GB are free",
@@ -181,9 +182,7 @@ def _check_disk(out: Path, needed: int) -> None:
 
 def _disk_full(error: OSError, out: Path) -> Exception:
     if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-        return ScalerError(
-            f"{out}: the disk is full ({error.strerror})", "make room, then run the same command again: it goes on"
-        )
+        return ScalerError(f"{out}: the disk is full ({error.strerror})", "make room, then run the same command again")
     return error
 
 
