@@ -322,6 +322,19 @@ def inspect(model: Model, as_json: Json = False) -> None:
 
 
 @app.command()
+def unpickle(
+    folder: Annotated[Path, typer.Argument(help="Model folder with .bin or .pt weights.")],
+    out: Annotated[Path, typer.Argument(help="New folder, with safetensors.")],
+    consent: Annotated[bool, typer.Option("--i-trust-its-maker", help="A pickle is a program.")] = False,
+) -> None:
+    """Turn pickled weights into safetensors, in a child without network."""
+    from scaler_wizard.untrusted.pickled import convert_pickled
+
+    convert_pickled(folder, out, consent=consent)
+    typer.echo(out)
+
+
+@app.command()
 def contract() -> None:
     """The human contract, in words."""
     from scaler_wizard.contract import VERSION, Contract

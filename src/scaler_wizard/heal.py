@@ -30,6 +30,7 @@ from scaler_wizard.phases import Train
 from scaler_wizard.run import write_whole
 from scaler_wizard.task import Task
 from scaler_wizard.train import Arm, Emit, Spans
+from scaler_wizard.untrusted.folder import stage
 
 CALIBRATION_TOKENS = 8_192
 HELD_OUT_TOKENS = 32_768
@@ -115,7 +116,8 @@ def _control(task: Task, settings: Train, texts: Texts, run: Conduct) -> ArmResu
 def control_base(base: Path, current: Path, folder: Path) -> None:
     """Stage the base with the window of `current`."""
     shutil.rmtree(folder, ignore_errors=True)
-    shutil.copytree(base, folder)
+    folder.mkdir()
+    stage(base, folder)
     config, grown = (json.loads((place / "config.json").read_text(encoding="utf-8")) for place in (base, current))
     for key in ("rope_parameters", "rope_scaling", "rope_theta", "max_position_embeddings"):
         config.pop(key, None)

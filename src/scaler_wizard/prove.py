@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Literal
 
 from scaler_wizard.grow import Preserves
 from scaler_wizard.record import Record
+from scaler_wizard.untrusted.folder import inert
 
 if TYPE_CHECKING:
     import torch
@@ -178,14 +179,15 @@ def load_exactly(folder: Path) -> PreTrainedModel:
     import torch
     from transformers import AutoModelForCausalLM
 
-    model, info = AutoModelForCausalLM.from_pretrained(
-        folder,
-        dtype=torch.float32,
-        trust_remote_code=False,
-        local_files_only=True,
-        use_safetensors=True,
-        output_loading_info=True,
-    )
+    with inert(folder) as view:
+        model, info = AutoModelForCausalLM.from_pretrained(
+            view,
+            dtype=torch.float32,
+            trust_remote_code=False,
+            local_files_only=True,
+            use_safetensors=True,
+            output_loading_info=True,
+        )
     wrong = [name for kind in ("missing_keys", "unexpected_keys", "mismatched_keys") for name in info[kind]]
     if wrong:
         raise ValueError(f"{len(wrong)} weights of {folder.name} do not fit its configuration, such as {wrong[0]}")

@@ -20,6 +20,13 @@ ARROW = re.compile(r"(.+?)\s*(?:->|→)\s*(.+)")
 FIT = re.compile(
     r"fit\s+([\d.]+\s*[kmg]?)i?b?(?:\s+(?:of\s+)?(?:v?ram|memory))?(?:\s+(?:at|with)\s+(\S+)(?:\s+context)?)?", re.I
 )
+_OPENING = (
+    yaml.BlockMappingStartToken,
+    yaml.BlockSequenceStartToken,
+    yaml.FlowMappingStartToken,
+    yaml.FlowSequenceStartToken,
+)
+_CLOSING = (yaml.BlockEndToken, yaml.FlowMappingEndToken, yaml.FlowSequenceEndToken)
 _NUMBER = re.compile(r"(\d+(?:\.\d+)?)\s*([xX]|[kKmMbBgG]?)")
 
 
@@ -206,6 +213,7 @@ def load_yaml(path: Path) -> dict[str, Any]:
     try:
         text = raw.decode("utf-8")
         _check_tokens(path, text)
+        _check_keys(path, yaml.compose(text, Loader=yaml.SafeLoader))
         data = yaml.safe_load(text)
     except UnicodeDecodeError:
         raise ScalerError(f"{path.name}: not UTF-8 text", "save the file as UTF-8") from None
@@ -213,6 +221,8 @@ def load_yaml(path: Path) -> dict[str, Any]:
         mark = getattr(error, "problem_mark", None)
         where = f"line {mark.line + 1}" if mark else "somewhere"
         raise ScalerError(f"{path.name}: {where}: not valid YAML", "check the indentation and the colons") from None
+    except ValueError:  # a number of thousands of digits, a date that does not exist
+        raise ScalerError(f"{path.name}: holds a value that cannot be read", "check its numbers and dates") from None
     if not isinstance(data, dict):
         raise ScalerError(f"{path.name}: not a mapping of fields", "write lines such as `model: smollm2`")
     return data
@@ -223,12 +233,29 @@ def _check_tokens(path: Path, text: str) -> None:
     for token in yaml.scan(text):
         if isinstance(token, (yaml.AliasToken, yaml.AnchorToken)):
             raise ScalerError(f"{path.name}: YAML anchors and aliases are not read", "write the values out")
-        if isinstance(token, (yaml.BlockMappingStartToken, yaml.BlockSequenceStartToken, yaml.FlowMappingStartToken)):
+        if isinstance(token, _OPENING):
             depth += 1
-        elif isinstance(token, (yaml.BlockEndToken, yaml.FlowMappingEndToken)):
+        elif isinstance(token, _CLOSING):
             depth -= 1
         if depth > DEEPEST_NESTING:
             raise ScalerError(f"{path.name}: nested deeper than {DEEPEST_NESTING}", "flatten the file")
+
+
+def _check_keys(path: Path, node: yaml.Node | None) -> None:
+    """YAML says nothing of a key that stands twice, and readers differ in which they take."""
+    if isinstance(node, yaml.SequenceNode):
+        for item in node.value:
+            _check_keys(path, item)
+    if not isinstance(node, yaml.MappingNode):
+        return
+    seen: set[str] = set()
+    for key, value in node.value:
+        if str(key.value) in seen:
+            raise ScalerError(
+                f"{path.name}: line {key.start_mark.line + 1}: {key.value!r:.60} stands twice", "keep one"
+            )
+        seen.add(str(key.value))
+        _check_keys(path, value)
 
 
 def _set(data: dict[str, Any], setting: str) -> None:

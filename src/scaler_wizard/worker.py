@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import errno
 import json
-import os
 import signal
 import sys
 import time
@@ -24,6 +23,7 @@ from scaler_wizard.metrics import Measurement
 from scaler_wizard.phases import Change, Extend, Grow, Train
 from scaler_wizard.record import to_json
 from scaler_wizard.task import Task
+from scaler_wizard.untrusted.folder import stage
 
 PROMPT_TOKENS = 96
 PROMPTS = 4
@@ -155,7 +155,7 @@ def baseline(task: Task, lines: Lines) -> Done:
     """P0: stage the base as it is and measure it."""
     from scaler_wizard.models import best_dtype
 
-    link_model(task.current, task.staging)
+    stage(task.current, task.staging)
     return Done(measurement=measured(task, lines), evidence={"compute_dtype": list(best_dtype())})
 
 
@@ -189,7 +189,7 @@ def extend(task: Task, lines: Lines) -> Done:
 
     change = task.phase.change
     assert isinstance(change, Extend)
-    link_model(task.current, task.staging)
+    stage(task.current, task.staging)
     config_file = task.staging / "config.json"
     config = json.loads(config_file.read_text(encoding="utf-8"))
     native = task.base.native_context
@@ -233,7 +233,7 @@ def export(task: Task, lines: Lines) -> Done:
     from scaler_wizard.report import write_report
     from scaler_wizard.story import tell
 
-    link_model(task.current, task.staging)
+    stage(task.current, task.staging)
     lines.progress(0.2, "writing the report")
     story = tell(task.run_folder)
     write_card(story, task.staging)
@@ -281,21 +281,6 @@ def prompts(task: Task) -> list[list[int]]:
     length = min(PROMPT_TOKENS, task.base.native_context // 2)
     encoded = encode(load_corpus(task.data).calibration, load_tokenizer(task.current))
     return [[int(token) for token in row] for row in windows(encoded, length, limit=PROMPTS)]
-
-
-def link_model(source: Path, target: Path) -> None:
-    """Put every file of a model folder into `target`: hard links, or copies where the disk is another one."""
-    import shutil
-
-    for file in sorted(source.iterdir()):
-        if not file.is_file() or file.name == "manifest.json":
-            continue
-        place = target / file.name
-        place.unlink(missing_ok=True)
-        try:
-            os.link(file, place)
-        except OSError:
-            shutil.copyfile(file, place)
 
 
 if __name__ == "__main__":

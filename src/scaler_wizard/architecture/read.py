@@ -13,9 +13,9 @@ from scaler_wizard.architecture.blueprint import Blueprint
 from scaler_wizard.architecture.families import FAMILIES
 from scaler_wizard.architecture.header import Tensor, read_header
 from scaler_wizard.errors import ScalerError
+from scaler_wizard.untrusted.folder import cleaned
 
 LARGEST_CONFIG = 16 * 2**20
-CODE_KEYS = ("auto_map", "custom_pipelines", "trust_remote_code")
 RECOMPUTED = (".rotary_emb.inv_freq", ".masked_bias", ".attn.bias")  # buffers that older files carry
 DTYPES = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 
@@ -74,7 +74,7 @@ def read_config(file: Path) -> dict[str, Any]:
             "take the unquantised release, or load it in transformers and save it again: "
             "model.dequantize().to(torch.bfloat16).save_pretrained(FOLDER)",
         )
-    return {key: value for key, value in config.items() if key not in CODE_KEYS}
+    return dict(cleaned(config))
 
 
 def _json(file: Path, cure: str) -> dict[str, Any]:
@@ -102,7 +102,7 @@ def _headers(folder: Path) -> dict[str, Tensor]:
     if others:
         raise ScalerError(
             f"{folder}: {others[0]} holds the weights; only safetensors are read here",
-            "save the model as safetensors: model.save_pretrained(FOLDER) in transformers",
+            "take a release with safetensors, or, if you trust its maker: scaler unpickle FOLDER OUT",
         )
     raise ScalerError(f"{folder}: no model.safetensors and no index", "point at a whole model folder")
 

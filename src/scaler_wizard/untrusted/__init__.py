@@ -1,0 +1,1 @@
+"""What arrives from others: checked before it is used, and never run."""
