@@ -151,7 +151,7 @@ def test_header_bombs_are_refused_at_once(tmp_path: Path) -> None:
     with pytest.raises(ScalerError, match="at most"):
         read_header(file)
     header_file(file, b'{"a":' * 100_000)
-    with pytest.raises(ScalerError, match="holds more than its"):
+    with pytest.raises(ScalerError, match="not valid JSON"):
         read_header(file)
     header_file(file, b'{"a":' * 9_000)
     with pytest.raises(ScalerError, match="not valid JSON"):

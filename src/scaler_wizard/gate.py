@@ -39,6 +39,8 @@ class Change:
     """Whether the phase promised to keep the function."""
     next: str | None
     """Title of the phase that follows; None at the end."""
+    healed_later: bool = False
+    """Whether a later phase trains the model; a rung that is not the last word is judged by the limits for rungs."""
 
 
 def judge(
@@ -85,10 +87,21 @@ def _outside(
         return
     if baseline is None:
         return
+    limits = _for_rung(limits) if change.kind == "extend" and change.healed_later else limits
     yield from _short(baseline, after, limits)
     yield from _knowledge(baseline, after, limits)
     if change.kind in ("extend", "heal"):
-        yield from _long(change, after, limits)
+        yield from _long(after, limits)
+
+
+def _for_rung(limits: GateLimits) -> GateLimits:
+    """What a rung may lose before it is healed; never stricter than what counts in the end."""
+    return limits.model_copy(
+        update={
+            "short_regression": max(limits.rung_regression, limits.short_regression),
+            "truncation_loss": max(limits.rung_truncation_loss, limits.truncation_loss),
+        }
+    )
 
 
 def _short(baseline: Measurement, after: Measurement, limits: GateLimits) -> Iterator[str]:
@@ -105,7 +118,7 @@ def _knowledge(baseline: Measurement, after: Measurement, limits: GateLimits) ->
         yield f"accuracy fell by {fall:.1%} in {after.probe.asked} questions; the limit is {limits.accuracy_drop:.0%}"
 
 
-def _long(change: Change, after: Measurement, limits: GateLimits) -> Iterator[str]:
+def _long(after: Measurement, limits: GateLimits) -> Iterator[str]:
     if after.context_gain is not None and -after.context_gain.value > limits.truncation_loss:
         yield (
             f"the long window is {-after.context_gain.value:.3f} nats per token worse than truncation; "

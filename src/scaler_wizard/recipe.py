@@ -98,6 +98,10 @@ class GateLimits(Record):
     """Largest rise of the loss on short text against the base, nats per token."""
     truncation_loss: Annotated[float, Field(ge=0)] = 0.10
     """Largest loss of the long window against simply truncating the text, nats per token, after a context phase."""
+    rung_regression: Annotated[float, Field(ge=0)] = 0.15
+    """The same as `short_regression` for a rung of the ladder that a later phase of the plan heals, nats per token."""
+    rung_truncation_loss: Annotated[float, Field(ge=0)] = 0.20
+    """The same as `truncation_loss` for a rung that is healed later, nats per token."""
     needle_share: Annotated[float, Field(ge=0, le=1)] = 0.75
     """Needles found at the longest window after a context phase, as a share of those found in the native window."""
     accuracy_drop: Annotated[float, Field(ge=0, le=1)] = 0.05

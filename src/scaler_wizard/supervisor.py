@@ -24,7 +24,7 @@ from scaler_wizard.grow import promise
 from scaler_wizard.hardware import detect
 from scaler_wizard.metrics import Measurement
 from scaler_wizard.pace import Pace
-from scaler_wizard.phases import Export, Grow, Phase, Plan
+from scaler_wizard.phases import Export, Grow, Phase, Plan, Train
 from scaler_wizard.recipe import load_yaml
 from scaler_wizard.record import from_json, to_json
 from scaler_wizard.run import Run, locked, write_whole
@@ -307,9 +307,8 @@ class Supervisor:
 
     def _open_gate(self, phase: Phase, done: Done) -> Gate:
         index = self.plan.phases.index(phase)
-        following = self.plan.phases[index + 1] if index + 1 < len(self.plan.phases) else None
         verdict = judge(
-            _change(phase, following),
+            _change(phase, self.plan.phases[index + 1 :]),
             baseline=self.measurement(self.plan.phases[0].slug),
             before=self.measurement(self.run.current),
             after=done.measurement,
@@ -380,9 +379,14 @@ class Supervisor:
         self._tell("committed", gate.phase)
 
 
-def _change(phase: Phase, following: Phase | None) -> Change:
-    exact = isinstance(phase.change, Grow) and promise(phase.change.operators) != "no"
-    return Change(phase.change.kind, phase.title, exact=exact, next=None if following is None else following.title)
+def _change(phase: Phase, to_come: Sequence[Phase]) -> Change:
+    return Change(
+        phase.change.kind,
+        phase.title,
+        exact=isinstance(phase.change, Grow) and promise(phase.change.operators) != "no",
+        next=to_come[0].title if to_come else None,
+        healed_later=any(isinstance(later.change, Train) for later in to_come),
+    )
 
 
 def _pump(worker: subprocess.Popen[str], lines: queue.Queue[str | None]) -> None:
