@@ -11,6 +11,7 @@ import time
 import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 from blake3 import blake3
@@ -29,7 +30,7 @@ from scaler_wizard.recipe import load_yaml
 from scaler_wizard.record import from_json, to_json
 from scaler_wizard.run import Run, locked, write_whole
 from scaler_wizard.task import Task
-from scaler_wizard.usage import Meter
+from scaler_wizard.usage import Meter, idle_processors
 
 Answer = Literal["approve", "pause", "abort", "rollback"]
 POLL_SECONDS = 0.1
@@ -131,10 +132,11 @@ class Supervisor:
         self._settle(gate)
 
     def _work(self, phase: Phase) -> Done:
-        self._clear_staging(phase)
         file = self.run.folder / "task.json"
-        write_whole(file, to_json(self._task(phase)))
-        worker = local.start(file, self.run.folder / "worker.log", threads=self._threads(), command=self._command)
+        task = self._task(phase, threads=self._threads(phase, file))
+        self._clear_staging(phase)
+        write_whole(file, to_json(task))
+        worker = local.start(file, self.run.folder / "worker.log", threads=task.threads, command=self._command)
         outcome = self._watch(phase, worker)
         self._pace.done()
         if outcome.done is not None:
@@ -143,15 +145,14 @@ class Supervisor:
 
     def _clear_staging(self, phase: Phase) -> None:
         """An attempt of this very phase is kept, since a worker can go on from it; any other is thrown away."""
-        mark = self.run.folder / "staging-of"
-        if not mark.exists() or mark.read_text(encoding="utf-8") != phase.slug:
+        if not self._attempted(phase):
             shutil.rmtree(self.run.staging, ignore_errors=True)
             shutil.rmtree(self.run.scratch, ignore_errors=True)
         for folder in (self.run.staging, self.run.scratch):
             folder.mkdir(exist_ok=True)
-        write_whole(mark, phase.slug)
+        write_whole(self.run.folder / "staging-of", phase.slug)
 
-    def _task(self, phase: Phase) -> Task:
+    def _task(self, phase: Phase, *, threads: int) -> Task:
         current = self.run.current
         operators = [
             earlier.change.operators
@@ -174,7 +175,7 @@ class Supervisor:
             grown_by=tuple(operator for group in operators for operator in group),
             breaker=self.plan.breaker,
             memory_limit_bytes=self._memory_limit,
-            threads=self._threads(),
+            threads=threads,
             compute_dtype=self._compute_dtype(),
             seed=self.plan.seed,
         )
@@ -185,8 +186,17 @@ class Supervisor:
         found = None if first is None else first.data["evidence"].get("compute_dtype")
         return None if found is None else (found[0], found[1])
 
-    def _threads(self) -> int:
-        return self.plan.limits.threads or detect(self.run.folder).cpus
+    def _threads(self, phase: Phase, task: Path) -> int:
+        """As wished, or as an interrupted attempt of this phase had (bits depend on it), or what is idle."""
+        if self.plan.limits.threads:
+            return self.plan.limits.threads
+        if self._attempted(phase) and task.exists():
+            return Task.load(task).threads
+        return idle_processors(detect(self.run.folder).cpus)
+
+    def _attempted(self, phase: Phase) -> bool:
+        mark = self.run.folder / "staging-of"
+        return mark.exists() and mark.read_text(encoding="utf-8") == phase.slug
 
     def measurement(self, slug: str | None) -> Measurement | None:
         """What was measured on a checkpoint."""

@@ -44,6 +44,14 @@ class Meter:
         return min(100.0, max(0.0, 100 * share))
 
 
+def idle_processors(cpus: int, *, seconds: float = 0.25) -> int:
+    """How many of `cpus` have nothing to do, at least one.
+
+    Two threads on processors that are busy wait for each other at every step, and are several times slower than one.
+    """
+    return max(1, min(cpus, round(cpus * (1 - psutil.cpu_percent(seconds) / 100))))
+
+
 def _family(pid: int) -> list[psutil.Process]:
     try:
         process = psutil.Process(pid)
