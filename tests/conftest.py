@@ -1,0 +1,53 @@
+"""One real run of the embedded model, made once a session through the real command, for every test that needs one."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+RECIPE = """\
+model: embedded
+parameters: 1.2x
+context: 2x
+heal: {tokens: 8192, window: 128, learning_rate: 1e-4}
+measure: {windows: 4, needles: 8}
+limits: {threads: 1}
+"""
+
+Scaler = Callable[..., subprocess.CompletedProcess[str]]
+
+
+def scaler(*arguments: str | Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    """The `scaler` command in a process of its own, with nobody at the terminal."""
+    return subprocess.run(
+        [sys.executable, "-m", "scaler_wizard", *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        check=False,
+        stdin=subprocess.DEVNULL,
+        env=os.environ | {"NO_COLOR": "1"} | environment,
+    )
+
+
+@pytest.fixture(scope="session")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of runs with one run that is complete; never to be changed by a test."""
+    folder = tmp_path_factory.mktemp("made")
+    (folder / "recipe.yaml").write_text(RECIPE, encoding="utf-8")
+    answer = scaler(
+        *("run", folder / "recipe.yaml", "--runs", folder / "runs", "--sign", "Ada", "--approve-within-limits")
+    )
+    assert answer.returncode == 0, answer.stderr
+    return folder / "runs"
+
+
+@pytest.fixture
+def runs(made: Path, tmp_path: Path) -> Path:
+    """A copy of it that a test may change."""
+    return Path(shutil.copytree(made, tmp_path / "runs"))
