@@ -21,9 +21,10 @@ from scaler_wizard.architecture import read_architecture
 from scaler_wizard.breaker import CircuitBreaker
 from scaler_wizard.data import Tokens, encode, load_corpus, windows
 from scaler_wizard.errors import ScalerError
-from scaler_wizard.evals.perplexity import paired_gain, token_nll
+from scaler_wizard.evals.perplexity import token_nll
 from scaler_wizard.events import Note
 from scaler_wizard.grow import new_parameters
+from scaler_wizard.intervals import paired_gain
 from scaler_wizard.lora import add_lora, merge_lora
 from scaler_wizard.models import load_model, load_tokenizer, save_model
 from scaler_wizard.phases import Train

@@ -143,7 +143,7 @@ def inspect_model(source: Path) -> Inspection:
         name=source.resolve().name,
         family=found.family,
         parameters=found.parameters,
-        parts=_parts(found),
+        parts=parts(found),
         layers=found.layers,
         hidden=found.hidden,
         heads=found.heads,
@@ -163,7 +163,8 @@ def inspect_model(source: Path) -> Inspection:
     )
 
 
-def _parts(found: Architecture) -> tuple[Part, ...]:
+def parts(found: Architecture) -> tuple[Part, ...]:
+    """Parameters by part, from the headers."""
     sizes: dict[str, int] = {}
     for place in found.places():
         part = PARTS.get(place.row.role, "attention")

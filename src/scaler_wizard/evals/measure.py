@@ -11,8 +11,9 @@ import numpy as np
 
 from scaler_wizard.data import Tokens, windows
 from scaler_wizard.evals.needle import Planted, ask, needle_grid, plant
-from scaler_wizard.evals.perplexity import CHUNK, Floats, block_means, buckets, paired_gain, token_nll, truncated_nll
+from scaler_wizard.evals.perplexity import CHUNK, Floats, block_means, buckets, token_nll, truncated_nll
 from scaler_wizard.evals.probe import probe
+from scaler_wizard.intervals import paired_gain
 from scaler_wizard.metrics import Bucket, Measurement, MeasureSpec, NeedleCell
 
 Progress = Callable[[float, str], None]

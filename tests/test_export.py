@@ -1,0 +1,93 @@
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+import yaml
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from scaler_wizard.export import card, write_card
+from scaler_wizard.models import EMBEDDED
+from scaler_wizard.run import Run
+from scaler_wizard.story import Story
+from told_runs import HOSTILE
+
+
+def front(text: str) -> dict[str, object]:
+    return dict(yaml.safe_load(text.split("---\n")[1]))
+
+
+def licensed(story: Story, licence: str | None, name: str = "embedded") -> Story:
+    base = story.plan.base.model_copy(update={"licence": licence, "name": name})
+    return replace(story, plan=story.plan.model_copy(update={"base": base}))
+
+
+def test_the_exported_folder_loads_in_plain_transformers_and_speaks_as_the_base(told_run: Run) -> None:
+    folder = told_run.checkpoints / str(told_run.current)
+    grown = AutoModelForCausalLM.from_pretrained(folder, dtype="float32")
+    base = AutoModelForCausalLM.from_pretrained(EMBEDDED, dtype="float32")
+    base.config.rope_parameters = grown.config.rope_parameters
+    longer = type(base)(
+        grown.config.__class__(**{**base.config.to_dict(), "rope_parameters": grown.config.rope_parameters})
+    )
+    longer.load_state_dict(base.state_dict())
+    ids = AutoTokenizer.from_pretrained(folder)("And it came to pass", return_tensors="pt")["input_ids"]
+    with torch.inference_mode():
+        assert torch.allclose(grown(ids).logits, longer.eval()(ids).logits, atol=1e-3)
+    assert grown.config.max_position_embeddings == 512
+
+
+def test_the_exported_folder_holds_what_stock_folders_hold(told_run: Run) -> None:
+    names = {file.name for file in (told_run.checkpoints / str(told_run.current)).iterdir()}
+    assert {"README.md", "config.json", "model.safetensors", "tokenizer.json"} <= names
+    assert "training.jsonl" not in names
+    assert not any(name.endswith((".py", ".bin", ".pt")) for name in names)
+
+
+def test_the_card_tells_hubs_what_they_ask_for(story: Story) -> None:
+    found = front(card(story))
+    assert found["license"] == "apache-2.0" and found["base_model"] == "embedded"
+    assert found["library_name"] == "transformers"
+    assert found["tags"] == ["scaler-wizard", "llama", "grown", "long-context", "trained"]
+
+
+def test_an_unknown_licence_is_said_to_be_unknown(story: Story) -> None:
+    text = card(licensed(story, None))
+    assert front(text)["license"] == "other" and front(text)["license_name"] == "unknown"
+    assert "name no licence" in text
+
+
+def test_hostile_names_neither_break_the_front_matter_nor_become_links(story: Story) -> None:
+    text = card(licensed(story, f"evil\n---\n{HOSTILE}", name=f"a: b\n---\n{HOSTILE}"))
+    found = front(text)
+    assert found["license"] == "other" and str(found["base_model"]).startswith("a: b")
+    assert not re.search(r"(?<!\\)\]\(javascript|(?<!\\)<script", text.split("---\n", 2)[2])
+
+
+def test_the_card_has_lineage_measurements_proof_recipe_and_costs(story: Story) -> None:
+    text = card(story)
+    for part in ("Growth paid", "identity blocks", "LLaMA-Pro", "yarn", "3.000", "2.900", "It holds", "peak memory"):
+        assert part in text
+    assert "    parameters: 2x" in text
+
+
+def test_the_card_does_not_tell_where_files_lie_on_this_machine(story: Story) -> None:
+    recipe = {**story.plan.recipe, "model": "/home/ada/models/mine", "data": "/home/ada/texts"}
+    base = story.plan.base.model_copy(update={"source": "/home/ada/models/mine"})
+    text = card(replace(story, plan=story.plan.model_copy(update={"recipe": recipe, "base": base})))
+    assert "/home/ada" not in text and "model: mine" in text
+
+
+def test_writing_the_card_leaves_a_hard_link_alone(story: Story, tmp_path: Path) -> None:
+    (tmp_path / "theirs.md").write_text("theirs")
+    (tmp_path / "README.md").hardlink_to(tmp_path / "theirs.md")
+    write_card(story, tmp_path)
+    assert (tmp_path / "theirs.md").read_text() == "theirs"
+
+
+def test_the_base_in_the_package_is_not_changed(told_run: Run) -> None:
+    assert json.loads((EMBEDDED / "config.json").read_text())["max_position_embeddings"] == 128
+    assert (EMBEDDED / "README.md").read_text(encoding="utf-8").count("# The embedded model") == 1
