@@ -71,10 +71,12 @@ def _implicit(data: Any) -> Any:
 
 
 def _for_people(error: ValidationError, cls: type[BaseModel], name: str) -> ScalerError:
-    first = error.errors()[0]
+    found = error.errors()
+    first = next((one for one in found if one["type"] == "extra_forbidden"), found[0])  # a typo also leaves one missing
     where = ".".join(str(part) for part in first["loc"])
     if first["type"] == "extra_forbidden":
-        known = sorted(_fields(cls, first["loc"][:-1]))
+        missing = {str(one["loc"][-1]) for one in found if one["loc"][:-1] == first["loc"][:-1]} - {first["loc"][-1]}
+        known = sorted(_fields(cls, first["loc"][:-1]) | missing)
         close = difflib.get_close_matches(str(first["loc"][-1]), known, n=1)
         hint = f"did you mean {close[0]}?" if close else f"known here: {', '.join(known)}"
         return ScalerError(f"{name}: {where}: no such field", hint)
