@@ -34,6 +34,8 @@ from scaler_wizard.target import solve, target_size
 SMALL = 20_000_000
 """Parameters below which everything is measured on many windows at once and trained whole."""
 GIB = 2**30
+LEAST_STEPS = 8
+"""Few tokens make small steps rather than few of them."""
 
 
 @dataclass(frozen=True)
@@ -224,10 +226,10 @@ def train_settings(setting: Setting, heal: Heal, target: int, *, grows: bool) ->
     """Small models learn whole, at full length; large ones a little, in short windows with skipped positions."""
     small = setting.small
     window = heal.window or (min(target, 512) if small else min(1024, setting.native))
-    per_step = max(1, (8192 if small else 1024) // window)
     learn = heal.train or ("all" if small else "new" if grows else "lora")
     wished = heal.tokens or (2_000_000 if small else 16_384)
-    steps = max(4, round(wished / (per_step * window)))
+    per_step = max(1, min(8192 if small else 1024, wished // LEAST_STEPS) // window)
+    steps = max(1, round(wished / (per_step * window)))
     return Train(
         train=learn,
         steps=steps,

@@ -103,7 +103,8 @@ class GateLimits(Record):
     rung_truncation_loss: Annotated[float, Field(ge=0)] = 0.20
     """The same as `truncation_loss` for a rung that is healed later, nats per token."""
     needle_share: Annotated[float, Field(ge=0, le=1)] = 0.75
-    """Needles found at the longest window after a context phase, as a share of those found in the native window."""
+    """Needles found at the longest window, and still found in the native one, after a context phase or training, as a
+    share of those that the base finds in its native window."""
     accuracy_drop: Annotated[float, Field(ge=0, le=1)] = 0.05
     """Largest fall of the probe's accuracy against the base; only counted where it is outside the base's interval."""
 
