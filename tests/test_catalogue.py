@@ -1,8 +1,8 @@
 """The catalogue of starting models: data that agrees with itself, and licences that speak up."""
 
-
 import pytest
 
+from machines import machine
 from scaler_wizard.architecture import FAMILIES
 from scaler_wizard.catalogue import Entry, find, licence_warning, licences, models, unfetched
 from scaler_wizard.errors import ScalerError
@@ -10,7 +10,6 @@ from scaler_wizard.inspection import applies
 from scaler_wizard.models import EMBEDDED, Source
 from scaler_wizard.plan import make_plan
 from scaler_wizard.recipe import Recipe, count
-from machines import machine
 
 ENTRIES = models()
 
@@ -51,7 +50,11 @@ def test_a_window_is_what_the_configuration_says_and_unknown_stays_unknown() -> 
 def test_a_model_that_was_not_fetched_has_every_tensor_of_its_configuration() -> None:
     entry = find("smollm2-135m")
     assert entry is not None
-    assert sum(tensor.elements for tensor in unfetched(entry).tensors.values()) == 134_515_008 == entry.blueprint.parameters
+    assert (
+        sum(tensor.elements for tensor in unfetched(entry).tensors.values())
+        == 134_515_008
+        == entry.blueprint.parameters
+    )
 
 
 def test_a_name_is_found_by_its_id_or_by_its_last_part() -> None:
@@ -70,7 +73,12 @@ def test_licences_with_terms_warn_and_the_usual_ones_are_silent() -> None:
 
 @pytest.mark.parametrize(
     ("name", "licence", "word"),
-    [("embedded", "apache-2.0", None), ("gemma-2-2b", None, "Gemma"), ("mine", None, "unknown"), ("mine", "gemma", "Gemma")],
+    [
+        ("embedded", "apache-2.0", None),
+        ("gemma-2-2b", None, "Gemma"),
+        ("mine", None, "unknown"),
+        ("mine", "gemma", "Gemma"),
+    ],
 )
 def test_a_plan_shows_what_the_licence_asks(name: str, licence: str | None, word: str | None) -> None:
     from scaler_wizard.architecture import read_architecture

@@ -90,4 +90,6 @@ def test_every_rule_names_a_shipped_recipe_and_every_meaning_speaks_six_language
     assert set(MODIFIERS) == set(UNMODIFIED) <= known
     for meaning, languages in words.items():
         assert tuple(languages) == LANGUAGES, meaning
-        assert all(plain(word) == word.strip("-") or plain(word) == word for group in languages.values() for word in group)
+        assert all(
+            plain(word) == word.strip("-") or plain(word) == word for group in languages.values() for word in group
+        )

@@ -6,19 +6,23 @@ order, and say so each time. Advice never raises a limit, and nothing that the e
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from scaler_wizard.architecture import Architecture
-from scaler_wizard.errors import ScalerError
-from scaler_wizard.hardware import Hardware
-from scaler_wizard.models import Source
+import yaml
+
+from scaler_wizard.architecture import Architecture, read_architecture
+from scaler_wizard.errors import ScalerError, Waiting
+from scaler_wizard.hardware import GIB, Hardware, detect
+from scaler_wizard.models import Source, resolve
 from scaler_wizard.phases import Plan
 from scaler_wizard.plan import make_plan
-from scaler_wizard.recipe import Recipe, count, factor, find_recipe, load_yaml, set_field
-from scaler_wizard.wishes import Advice
+from scaler_wizard.recipe import Recipe, count, factor, find_recipe, load_yaml, set_field, shipped_recipes
+from scaler_wizard.target import parse_target, solve
+from scaler_wizard.wishes import Advice, understand
 
 LEAST_GROWTH = 1.05
 DAY = 24 * 3600.0
@@ -26,10 +30,14 @@ DAY = 24 * 3600.0
 
 @dataclass(frozen=True)
 class Recommendation:
-    """A recipe whose plan fits."""
+    """A recipe, and why."""
 
-    recipe: Recipe
-    plan: Plan
+    name: str
+    """The shipped recipe that it began as."""
+    data: dict[str, Any]
+    """Its fields, as a file would hold them."""
+    plan: Plan | None
+    """The plan that fits; None where no model was named."""
     reasons: tuple[str, ...]
     """Why this recipe, and what was given up for it."""
 
@@ -64,8 +72,8 @@ def recommend(advice: Advice, case: Case) -> Recommendation:
             refusal = error
             continue
         made, plan = _needed(data, made, plan, case)
-        said = [*impossible, *(why for _, why in made if why), *_slow(plan)]
-        return Recommendation(Recipe.read(_with(data, made), advice.recipe), plan, (*advice.reasons, *said))
+        said = [*impossible, *(why for _, why in made if why), *_cost(plan)]
+        return Recommendation(advice.recipe, _with(data, made), plan, (*advice.reasons, *said))
     raise ScalerError(
         f"{case.source.name} on this machine: not even a small part of {advice.recipe} fits; {refusal.wrong}",
         "begin with a smaller model (scaler models), or use a machine with more memory",
@@ -90,11 +98,37 @@ def _with(data: dict[str, Any], made: list[Concession]) -> dict[str, Any]:
     return data
 
 
+def advised(wish: str, *, model: str | None, choose: str | None, runs: Path) -> Recommendation:
+    """What `scaler wish` answers. Raises Waiting with the one question where the wish leaves it open."""
+    if choose is not None and choose not in shipped_recipes():
+        raise ScalerError(f"--choose {choose}: no such recipe", f"choose one of {', '.join(shipped_recipes())}")
+    advice = understand(wish, chosen=choose)
+    if advice.recipe is None:
+        answers = " or ".join(f"--choose {choice}" for choice in advice.choices)
+        raise Waiting(str(advice.question), f"say it again with {answers}")
+    if model is None:
+        unfitted = "not fitted to a model yet: name one with --model, or later with --set model=..."
+        return Recommendation(advice.recipe, _fields(advice), None, (*advice.reasons, unfitted))
+    source = resolve(model)
+    found = recommend(advice, Case(source, read_architecture(source.folder), detect(runs)))
+    return replace(found, data={**found.data, "model": model})
+
+
+def as_yaml(found: Recommendation) -> str:
+    """The recipe as a file, with the reasons in it."""
+    head = "".join(f"# {line}\n" for reason in found.reasons for line in textwrap.wrap(reason, 110))
+    return head + yaml.safe_dump(found.data, sort_keys=False, allow_unicode=True, width=110)
+
+
 def _recipe(advice: Advice, source: Source) -> dict[str, Any]:
+    return {"model": str(source.folder), **_fields(advice)}
+
+
+def _fields(advice: Advice) -> dict[str, Any]:
     data = load_yaml(find_recipe(Path(str(advice.recipe))))
     for field, value in advice.settings.items():
         set_field(data, f"{field}={value}")
-    return {**data, "model": str(source.folder)}
+    return data
 
 
 def _possible(data: dict[str, Any], case: Case) -> tuple[dict[str, Any], list[str]]:
@@ -114,8 +148,6 @@ def _possible(data: dict[str, Any], case: Case) -> tuple[dict[str, Any], list[st
 
 
 def _allowed(data: dict[str, Any], case: Case) -> bool:
-    from scaler_wizard.target import parse_target, solve
-
     try:
         solve(case.base, parse_target(str(data["parameters"]), case.base.parameters), allow=data["allow"])
     except ScalerError:
@@ -172,8 +204,9 @@ def _changed(data: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
     return new
 
 
-def _slow(plan: Plan) -> Iterator[str]:
-    seconds = plan.estimate.seconds
+def _cost(plan: Plan) -> Iterator[str]:
+    seconds, memory = plan.estimate.seconds, plan.estimate.memory_bytes
+    if seconds is not None and memory is not None:
+        yield f"by estimate {memory / GIB:.1f} GiB at most, {seconds / 60:.0f} minutes"
     if seconds is not None and seconds > DAY:
         yield f"it fits, but takes about {seconds / DAY:.0f} days here: a faster machine would be kinder"
-

@@ -1,4 +1,4 @@
-"""Open models to begin with, and what their licences ask of a grown model: data with sources and dates, no downloads."""
+"""Open models to begin with, and what their licences ask of a grown model: data with sources and dates."""
 
 from __future__ import annotations
 

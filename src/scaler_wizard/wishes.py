@@ -269,7 +269,9 @@ def _numbers(text: str, heard: Iterable[Heard]) -> tuple[dict[str, str], tuple[s
         settings["context"] = str(tokens)
         notes.append(f"{match[1]} pages are about {tokens} tokens, at {TOKENS_PER_PAGE} a page")
     if match := _COUNT.search(text):
-        settings["parameters"] = f"{match[1].replace(',', '.')}{'B' if match[2][0] == 'b' or match[2] == 'mrd' else 'M'}"
+        settings["parameters"] = (
+            f"{match[1].replace(',', '.')}{'B' if match[2][0] == 'b' or match[2] == 'mrd' else 'M'}"
+        )
     _set_factor(text, heard, settings)
     memory = _gigabytes(text)
     if memory is not None and meanings & {"graphics", "laptop"}:
@@ -278,7 +280,7 @@ def _numbers(text: str, heard: Iterable[Heard]) -> tuple[dict[str, str], tuple[s
 
 
 def _context(text: str, meanings: set[str]) -> str | None:
-    """"32K", "16384 tokens"."""
+    """ "32K", "16384 tokens"."""
     if match := _TOKENS.search(text):
         return match[1].replace(",", "") + ("K" if match[2] else "")
     match = _KILO.search(text) if meanings & {"window", "length"} or not meanings else None
@@ -286,7 +288,7 @@ def _context(text: str, meanings: set[str]) -> str | None:
 
 
 def _set_factor(text: str, heard: Iterable[Heard], settings: dict[str, str]) -> None:
-    """"Twice", "4x": of whatever is named nearest to it."""
+    """ "Twice", "4x": of whatever is named nearest to it."""
     found = _TIMES.search(text)
     place, value = (found.start(), float((found[1] or found[2]).replace(",", "."))) if found else (None, 0.0)
     for word, number in NUMBERS.items():
