@@ -385,6 +385,64 @@ def unpickle(
 
 
 @app.command()
+def telemetry(
+    run: RunId = "latest",
+    to: Annotated[str | None, typer.Option("--to", help="Send to this OTLP/HTTP collector.")] = None,
+    runs: Runs = RUNS,
+) -> None:
+    """A run for your instruments: Prometheus text, or OpenTelemetry traces and metrics to a collector."""
+    from scaler_wizard.telemetry import prometheus, send
+
+    found = _open(runs, run)
+    if to is None:
+        typer.echo(prometheus(found), nl=False)
+        return
+    spans, points = send(found, to)
+    _talk(f"Sent {spans} spans and {points} points to {to}")
+
+
+@app.command()
+def share(
+    run: RunId = "latest",
+    preview: Annotated[bool, typer.Option("--preview", help="Show what would be in the file.")] = False,
+    out: Annotated[Path | None, typer.Option("-o", "--out", help="Write the file.")] = None,
+    runs: Runs = RUNS,
+    as_json: Json = False,
+) -> None:
+    """A finished run as a file that you may give away: closed words and coarse numbers; nothing is sent."""
+    from scaler_wizard.run import write_whole
+    from scaler_wizard.share import as_yaml, pattern
+
+    if not preview and out is None:
+        raise ScalerError("nothing to do", "look first: --preview; then write the file: -o FILE")
+    shared = pattern(_open(runs, run))
+    if as_json:
+        _print_json(shared)
+    elif preview:
+        typer.echo(as_yaml(shared), nl=False)
+    if out is not None:
+        write_whole(out, as_yaml(shared))
+        _talk(f"Written to {out}; nothing was sent. Pass it on if you like what you read.")
+
+
+@app.command()
+def patterns(folder: Path, as_json: Json = False) -> None:
+    """Runs that others shared: what they asked for and what came of it; theirs, and never settings of yours."""
+    from scaler_wizard.share import read_patterns
+
+    good, bad = read_patterns(folder)
+    if as_json:
+        _print_json({"patterns": good, "refused": bad})
+        return
+    for name, one in good.items():
+        change = "unknown" if one.short_change is None else f"{one.short_change:+.2f}"
+        wish = f"{one.recipe.growth:g}x, window {one.recipe.stretch:g}x, {one.recipe.train}"
+        typer.echo(f"{name:<28} {one.family:<12} {wish:<28} short loss {change}")
+    for name, why in bad.items():
+        _talk(f"refused {name}: {why}")
+
+
+@app.command()
 def contract() -> None:
     """The human contract, in words."""
     from scaler_wizard.contract import VERSION, Contract
