@@ -87,6 +87,56 @@ def recipes(
 
 
 @app.command()
+def models(
+    name: Annotated[str | None, typer.Argument(help="Tell more about this one.")] = None, as_json: Json = False
+) -> None:
+    """Open models to begin with: sizes, windows, licences, by sources and dates."""
+    from scaler_wizard.shelf import details, shelf
+
+    if name is not None:
+        entry, rows = details(name)
+        if as_json:
+            _print_json(entry)
+        else:
+            _show_rows(rows)
+        return
+    found = shelf()
+    if as_json:
+        _print_json(found)
+        return
+    for row in found:
+        size, window = float(row["parameters"] or 0) / 1e9, row["window"] or "unknown"
+        mark = "*" if row["terms"] else " "
+        typer.echo(f"{row['model']:<42} {size:7.2f}B {window:>8} {row['rope']:<9}{mark}{row['licence'] or 'unknown'}")
+    _talk("* has terms of its own: scaler models NAME. Any other supported folder or hub id works as well.")
+
+
+@app.command()
+def wish(
+    text: Annotated[str, typer.Argument(help="What you want, in your own words (en, pt, es, fr, de, zh).")],
+    model: Annotated[str | None, typer.Option(help="Fit it to this model and this machine.")] = None,
+    choose: Annotated[str | None, typer.Option(help="A recipe, in answer to the question.")] = None,
+    out: Annotated[Path | None, typer.Option("-o", "--out", help="Write the recipe to this file.")] = None,
+    runs: Runs = RUNS,
+    as_json: Json = False,
+) -> None:
+    """From a wish to a recipe, with the reasons; one question where the wish leaves it open."""
+    from scaler_wizard.advise import advised, as_yaml
+    from scaler_wizard.run import write_whole
+
+    found = advised(text, model=model, choose=choose, runs=runs)
+    for reason in found.reasons:
+        _talk(f"- {reason}")
+    if out is not None:
+        write_whole(out, as_yaml(found))
+        _talk(f"Written to {out}; next: scaler plan {out}")
+    elif as_json:
+        _print_json({"recipe": found.name, "settings": found.data, "reasons": found.reasons})
+    else:
+        typer.echo(as_yaml(found), nl=False)
+
+
+@app.command()
 def plan(
     recipe: Annotated[Path, typer.Argument(help="Recipe file, or the name of a shipped one.")],
     out: Annotated[Path, typer.Option("-o", "--out", help="Where to write the plan.")] = Path("plan.yaml"),
@@ -332,6 +382,64 @@ def unpickle(
 
     convert_pickled(folder, out, consent=consent)
     typer.echo(out)
+
+
+@app.command()
+def telemetry(
+    run: RunId = "latest",
+    to: Annotated[str | None, typer.Option("--to", help="Send to this OTLP/HTTP collector.")] = None,
+    runs: Runs = RUNS,
+) -> None:
+    """A run for your instruments: Prometheus text, or OpenTelemetry traces and metrics to a collector."""
+    from scaler_wizard.telemetry import prometheus, send
+
+    found = _open(runs, run)
+    if to is None:
+        typer.echo(prometheus(found), nl=False)
+        return
+    spans, points = send(found, to)
+    _talk(f"Sent {spans} spans and {points} points to {to}")
+
+
+@app.command()
+def share(
+    run: RunId = "latest",
+    preview: Annotated[bool, typer.Option("--preview", help="Show what would be in the file.")] = False,
+    out: Annotated[Path | None, typer.Option("-o", "--out", help="Write the file.")] = None,
+    runs: Runs = RUNS,
+    as_json: Json = False,
+) -> None:
+    """A finished run as a file that you may give away: closed words and coarse numbers; nothing is sent."""
+    from scaler_wizard.run import write_whole
+    from scaler_wizard.share import as_yaml, pattern
+
+    if not preview and out is None:
+        raise ScalerError("nothing to do", "look first: --preview; then write the file: -o FILE")
+    shared = pattern(_open(runs, run))
+    if as_json:
+        _print_json(shared)
+    elif preview:
+        typer.echo(as_yaml(shared), nl=False)
+    if out is not None:
+        write_whole(out, as_yaml(shared))
+        _talk(f"Written to {out}; nothing was sent. Pass it on if you like what you read.")
+
+
+@app.command()
+def patterns(folder: Path, as_json: Json = False) -> None:
+    """Runs that others shared: what they asked for and what came of it; theirs, and never settings of yours."""
+    from scaler_wizard.share import read_patterns
+
+    good, bad = read_patterns(folder)
+    if as_json:
+        _print_json({"patterns": good, "refused": bad})
+        return
+    for name, one in good.items():
+        change = "unknown" if one.short_change is None else f"{one.short_change:+.2f}"
+        wish = f"{one.recipe.growth:g}x, window {one.recipe.stretch:g}x, {one.recipe.train}"
+        typer.echo(f"{name:<28} {one.family:<12} {wish:<28} short loss {change}")
+    for name, why in bad.items():
+        _talk(f"refused {name}: {why}")
 
 
 @app.command()

@@ -187,7 +187,7 @@ def load_recipe(path: Path, settings: Sequence[str] = ()) -> Recipe:
     """Read a recipe file, or a shipped recipe by its name, and lay `a.b=c` settings over it."""
     data = load_yaml(find_recipe(path))
     for setting in settings:
-        _set(data, setting)
+        set_field(data, setting)
     if "model" not in data and find_recipe(path).parent == SHIPPED:
         raise ScalerError(
             f"{path}: this recipe fits any model; which one?",
@@ -263,7 +263,8 @@ def _check_keys(path: Path, node: yaml.Node | None) -> None:
         _check_keys(path, value)
 
 
-def _set(data: dict[str, Any], setting: str) -> None:
+def set_field(data: dict[str, Any], setting: str) -> None:
+    """Lay one "a.b=value" over a recipe's fields."""
     key, equals, value = setting.partition("=")
     if not equals or not key:
         raise ScalerError(f"--set {setting}: expected a.b=value", "for example --set heal.tokens=100K")
