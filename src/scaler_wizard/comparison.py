@@ -89,7 +89,7 @@ def _against_truncation(base: Measurement, grown: Measurement, what: str) -> Com
         what=f"{what} (nats per token)",
         base=interval(before),
         grown=interval(gain),
-        change="",
+        change="above 0 is a gain",
         gain=gain,
         sentence=f"reading {tokens(grown.target_length)} tokens, the grown model's loss is {_lower(gain.value)} than "
         f"when {whose} reads only the last {tokens(base.native_length)} (gain {interval(gain)} nats per token)",
