@@ -316,9 +316,17 @@ def merge(
     as_json: Json = False,
 ) -> None:
     """Merge models that were trained from one base; without --out only check whether they can be merged."""
+    from scaler_wizard.adapting import load_adapters, merge_adapters
     from scaler_wizard.merging import merge_models, prepare
     from scaler_wizard.screen import Bar
 
+    adapters = load_adapters(recipe)
+    if adapters is not None and out is not None:
+        fused = merge_adapters(adapters, out, force=force)
+        _print_json(fused.lineage) if as_json else _show_rows(fused.rows())
+        return
+    if adapters is not None:
+        raise ScalerError("--out: adapters are merged into a folder", "name one: --out FOLDER")
     if out is None:
         _show_rows(prepare(recipe).rows())
         _talk("Nothing stands in the way. Name a folder to merge into: --out FOLDER")

@@ -16,12 +16,14 @@ from scaler_wizard.architecture import Architecture, Blueprint, read_architectur
 from scaler_wizard.beside import beside, put, refuse_place, sweep
 from scaler_wizard.errors import ScalerError
 from scaler_wizard.merge import METHODS, Method, Parent, merge_program
+from scaler_wizard.merge.adapters import adapted, read_adapter
 from scaler_wizard.merge.preflight import check, check_tokenizers
 from scaler_wizard.merge.program import leader, parent
 from scaler_wizard.merge.recipe import load_merge
 from scaler_wizard.models import resolve
 from scaler_wizard.oneshot import fingerprint_of
 from scaler_wizard.record import Record, to_json
+from scaler_wizard.run import file_hash
 from scaler_wizard.weights import NotFinite, Program, broken_numbers, check_disk, copy_companions, write
 from scaler_wizard.weights.stream import SHARD_BYTES
 
@@ -36,7 +38,7 @@ class Ancestor(Record):
     name: str
     """As the recipe named it."""
     fingerprint: str
-    """blake3 of its configuration and weights."""
+    """blake3 of its configuration and weights; where an adapter was added, a plus and blake3 of its weights."""
 
 
 class Lineage(Record):
@@ -118,7 +120,11 @@ def _refuse_unlisted(method: Method) -> None:
 
 
 def _parent(name: str) -> Parent:
-    return parent(name, read_architecture(resolve(name).folder))
+    """A model, or `MODEL+ADAPTER`."""
+    if "+" not in name or Path(name).expanduser().is_dir():
+        return parent(name, read_architecture(resolve(name).folder))
+    model, _, adapter = name.rpartition("+")
+    return adapted(parent(model, read_architecture(resolve(model).folder)), read_adapter(Path(adapter)), name)
 
 
 def merge_models(
@@ -167,7 +173,9 @@ def merge_models(
 
 
 def _fingerprint(one: Parent) -> str:
-    return fingerprint_of(read_architecture(one.folder))
+    """Of the model's files; an adapter's hash follows behind a plus."""
+    model = fingerprint_of(read_architecture(one.folder))
+    return model if one.adapter is None else f"{model}+{file_hash(one.adapter)}"
 
 
 def _tokenizer_folder(ready: Prepared) -> Path:

@@ -26,7 +26,9 @@ class Parent:
     view: Blueprint
     tensors: Mapping[str, Expression]
     folder: Path
-    """Where its tokenizer is."""
+    """Where its files are."""
+    adapter: Path | None = None
+    """Weights of the adapter that was added to it."""
 
     @cached_property
     def _names(self) -> dict[Key, str]:
