@@ -359,6 +359,38 @@ def grow(
 
 
 @app.command()
+def merge(
+    recipe: Annotated[Path, typer.Argument(help="A `merge:` block, or mergekit's YAML.")],
+    out: Annotated[Path | None, typer.Option("-o", "--out", help="Folder of the merged model.")] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace a merged model that is there.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Merge models that were trained from one base; without --out only check whether they can be merged."""
+    from scaler_wizard.adapting import load_adapters, merge_adapters
+    from scaler_wizard.merging import merge_models, prepare
+    from scaler_wizard.screen import Bar
+
+    adapters = load_adapters(recipe)
+    if adapters is not None and out is not None:
+        fused = merge_adapters(adapters, out, force=force)
+        _print_json(fused.lineage) if as_json else _show_rows(fused.rows())
+        return
+    if adapters is not None:
+        raise ScalerError("--out: adapters are merged into a folder", "name one: --out FOLDER")
+    if out is None:
+        _show_rows(prepare(recipe).rows())
+        _talk("Nothing stands in the way. Name a folder to merge into: --out FOLDER")
+        return
+    with Bar() as bar:
+        merged = merge_models(recipe, out, force=force, tell=bar)
+    if as_json:
+        _print_json(merged.lineage)
+        return
+    typer.echo(merged.folder)
+    _talk("Merged, not measured: `scaler eval` says whether it was worth it.")
+
+
+@app.command()
 def inspect(model: Model, as_json: Json = False) -> None:
     """What a model is, its size by part, its window, and which growth operators keep what."""
     from scaler_wizard.inspection import inspect_model

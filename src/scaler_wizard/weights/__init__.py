@@ -4,10 +4,15 @@ from __future__ import annotations
 
 from scaler_wizard.weights.companions import copy_companions
 from scaler_wizard.weights.expressions import (
+    Blend,
     Concatenate,
+    Dice,
     Expression,
     Fill,
     Input,
+    Kernel,
+    Look,
+    LowRank,
     Mean,
     Random,
     Run,
@@ -26,15 +31,21 @@ from scaler_wizard.weights.expressions import (
     zeros,
 )
 from scaler_wizard.weights.program import Fresh, Program, identity
-from scaler_wizard.weights.stream import Written, broken_numbers, check_disk, write
+from scaler_wizard.weights.stream import NotFinite, Written, broken_numbers, check_disk, write
 
 __all__ = [
+    "Blend",
     "Concatenate",
+    "Dice",
     "Expression",
     "Fill",
     "Fresh",
     "Input",
+    "Kernel",
+    "Look",
+    "LowRank",
     "Mean",
+    "NotFinite",
     "Program",
     "Random",
     "Run",
