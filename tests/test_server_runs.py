@@ -5,6 +5,8 @@ from __future__ import annotations
 import io
 import json
 import tarfile
+import threading
+import time
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -176,6 +178,27 @@ def test_what_happens_arrives_while_it_happens_also_for_a_second_browser(server:
             assert [next(numbered)["data"]["seq"] for _ in added] == added
 
 
+def test_no_event_is_lost_or_doubled_over_many_reconnects(server: Served, run: Run) -> None:
+    begin, added, seen = run.journal.newest().seq, list[int](), list[int]()
+
+    def work() -> None:
+        for number in range(1, 201):
+            added.append(run.journal.add("step", step_event(number, steps=200), durable=False))
+            time.sleep(0.005)
+
+    path = f"/api/runs/{run.id}/events"
+    working = threading.Thread(target=work)
+    with server.stream(path, {"Last-Event-ID": str(begin)}):  # a second browser keeps the feed alive between
+        working.start()
+        while len(seen) < 200:
+            with server.stream(path, {"Last-Event-ID": str(seen[-1] if seen else begin)}) as events:
+                numbered = (int(event["id"]) for event in events if "id" in event)
+                seen += [next(numbered) for _ in range(min(8, 200 - len(seen)))]
+                time.sleep(0.05)
+    working.join()
+    assert seen == added
+
+
 def test_a_loss_that_is_not_finite_travels_as_valid_json(server: Served, run: Run) -> None:
     after = run.journal.newest().seq
     run.journal.add("step", step_event(1, loss=float("nan")))
@@ -196,7 +219,8 @@ def test_a_snapshot_of_the_payload_comes_by_itself_and_fits_its_schema(server: S
 def test_the_socket_tells_the_same_as_the_stream(server: Served, run: Run) -> None:
     cookie = {"Cookie": f"{COOKIE}={server.session}"}
     address = f"ws://{server.host}/api/runs/{run.id}/socket"
-    with connect(address, additional_headers=cookie, origin=server.origin) as socket:  # type: ignore[arg-type]
+    ours = {"additional_headers": cookie, "origin": server.origin, "max_queue": None}
+    with connect(address, **ours) as socket:  # type: ignore[arg-type]
         told = [json.loads(socket.recv(timeout=5)) for _ in range(5)]
     with server.stream(f"/api/runs/{run.id}/events") as events:
         assert [next(events)["data"] for _ in range(5)] == told

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
@@ -24,7 +25,7 @@ from scaler_wizard.record import explicit, to_json
 from scaler_wizard.run import Run, list_runs
 from scaler_wizard.server import steer
 from scaler_wizard.server.begin import Shop, contract_view, plan_view, recipe_fields
-from scaler_wizard.server.feed import Feeds, server_sent, socket_text
+from scaler_wizard.server.feed import Feed, Feeds, server_sent, socket_text
 from scaler_wizard.server.glance import detail, difference, row
 from scaler_wizard.server.guard import COOKIE, SESSION_SECONDS, Guard, Keys
 from scaler_wizard.server.pack import tar_stream
@@ -272,9 +273,18 @@ def _add_streams(app: FastAPI, place: Place, feeds: Feeds) -> None:
             await connection.close(4404, error.wrong)
             return
         await connection.accept()
+        telling = asyncio.create_task(_tell(connection, feed, max(0, after)))
         try:
-            async for item in feed.follow(max(0, after)):
-                await connection.send_text(socket_text(item))
+            while (await connection.receive())["type"] != "websocket.disconnect":
+                continue  # what a client says here has no meaning: commands are posts
+        finally:
+            telling.cancel()
+
+
+async def _tell(connection: WebSocket, feed: Feed, after: int) -> None:
+    async for item in feed.follow(after):
+        try:
+            await connection.send_text(socket_text(item))
         except WebSocketDisconnect:
             return
 
