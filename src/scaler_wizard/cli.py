@@ -298,6 +298,23 @@ def diff(
         typer.echo(f"{name:<22} {before} -> {after}")
 
 
+@app.command()
+def cockpit(
+    runs: Runs = RUNS,
+    port: Annotated[int, typer.Option(min=1, max=65535, help="Port.")] = 8321,
+    models: Annotated[Path | None, typer.Option(help="Folder of model folders to choose from.")] = None,
+    listen: Annotated[str, typer.Option(help="Address; other than loopback only with a certificate.")] = "127.0.0.1",
+    certificate: Annotated[Path | None, typer.Option(help="TLS certificate chain (PEM).")] = None,
+    key: Annotated[Path | None, typer.Option(help="TLS private key (PEM).")] = None,
+    tunnel: Annotated[str | None, typer.Option(help="Host name of an encrypting tunnel in front.")] = None,
+) -> None:
+    """Serve the cockpit, a web page over all runs, on this machine."""
+    from scaler_wizard.server import Address, serve
+
+    address = Address(listen, port, certificate, key, tunnel)
+    serve(runs, address, models=models, program_token=os.environ.get("SCALER_TOKEN"), say=_talk)
+
+
 @app.command("eval")
 def evaluate(
     model: Annotated[str, typer.Argument(help="Folder, GGUF file, hub id, `embedded` or `smollm2`.")],

@@ -6,8 +6,10 @@ import difflib
 import json
 import math
 from collections.abc import Mapping
+from datetime import datetime
 from pathlib import Path
 from typing import Any, Self, get_args
+from uuid import UUID
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -50,7 +52,9 @@ def explicit(data: Any) -> Any:
         return [explicit(value) for value in data]
     if isinstance(data, float) and not math.isfinite(data):
         return {"value": None, "nonfinite": str(data)}
-    if isinstance(data, Path):
+    if isinstance(data, datetime):
+        return data.isoformat()
+    if isinstance(data, (Path, UUID)):
         return str(data)
     return data
 
