@@ -65,6 +65,8 @@ class ArmResult:
     seconds: float
     parameters: int
     tokens: int
+    compute: str
+    """Type of the matrix products."""
 
 
 def heal(task: Task, run: Conduct) -> dict[str, Any]:
@@ -73,8 +75,10 @@ def heal(task: Task, run: Conduct) -> dict[str, Any]:
     assert isinstance(settings, Train)
     texts = _texts(task, settings)
     before = [float(value) for value in _held_out(task.current, texts)]
-    grown = _train_arm(task, settings, texts, run, arm="grown", source=task.current, out=task.staging)
-    control = _control(task, settings, texts, run) if settings.control else None
+    grown = _train_arm(
+        task, settings, texts, run, arm="grown", source=task.current, out=task.staging, compute=settings.compute
+    )
+    control = _control(task, settings, texts, run, compute=grown.compute) if settings.control else None
     gain = None
     if control is not None:
         gain = paired_gain(np.array(control.nll_by_window), np.array(grown.nll_by_window), seed=task.seed)
@@ -83,6 +87,7 @@ def heal(task: Task, run: Conduct) -> dict[str, Any]:
             "tokens": grown.tokens,
             "train": settings.train,
             "learning_rate": settings.learning_rate,
+            "compute": grown.compute,
             "held_out_window": settings.window,
             "before": float(np.mean(before)),
             "grown": _summary(grown),
@@ -105,13 +110,13 @@ def _texts(task: Task, settings: Train) -> Texts:
     )
 
 
-def _control(task: Task, settings: Train, texts: Texts, run: Conduct) -> ArmResult:
+def _control(task: Task, settings: Train, texts: Texts, run: Conduct, *, compute: str) -> ArmResult:
     """The base under the current rotary settings: only growth tells the two arms apart."""
     run.emit(Note(text="The control: the base, trained on the same tokens."))
     source, out = task.scratch / "control-base", task.scratch / "control"
     control_base(task.base.folder, task.current, source)
     out.mkdir(exist_ok=True)
-    return _train_arm(task, settings, texts, run, arm="control", source=source, out=out)
+    return _train_arm(task, settings, texts, run, arm="control", source=source, out=out, compute=compute)
 
 
 def control_base(base: Path, current: Path, folder: Path) -> None:
@@ -138,10 +143,21 @@ def _summary(arm: ArmResult) -> dict[str, Any]:
 
 
 def _train_arm(
-    task: Task, settings: Train, texts: Texts, run: Conduct, *, arm: Arm, source: Path, out: Path
+    task: Task,
+    settings: Train,
+    texts: Texts,
+    run: Conduct,
+    *,
+    arm: Arm,
+    source: Path,
+    out: Path,
+    compute: str,
 ) -> ArmResult:
     """Train one arm from `source`, write it to `out`, measure it there; a finished arm is not trained again."""
-    from scaler_wizard.train import Trainer, text_of
+    import torch
+
+    from scaler_wizard.batches import text_of
+    from scaler_wizard.train import Trainer
 
     done = task.scratch / f"{arm}.json"
     if done.exists():
@@ -166,6 +182,7 @@ def _train_arm(
         snapshot=task.scratch / f"{arm}.pt",
         should_stop=run.should_stop,
         seed=task.seed,
+        compute=None if compute == "auto" else getattr(torch, compute),
         arm=arm,
         spans=spans,
     )
@@ -176,6 +193,7 @@ def _train_arm(
         seconds=time.monotonic() - begun,
         parameters=read_architecture(out).parameters,
         tokens=settings.steps * settings.windows_per_step * settings.window,
+        compute=str(trainer.compute).removeprefix("torch."),
     )
     write_whole(done, json.dumps(vars(result)))
     return result

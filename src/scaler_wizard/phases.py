@@ -66,7 +66,9 @@ class Train(Record):
     learning_rate: Annotated[float, Field(gt=0)]
     """Peak learning rate."""
     warmup_steps: Annotated[int, Field(ge=0)]
-    """Steps of linear warm-up; cosine decay to a tenth follows."""
+    """Steps of linear warm-up; the schedule follows."""
+    schedule: Literal["cosine", "wsd"] = "cosine"
+    """Cosine to a tenth of the peak, or the peak held and a decay to 0 in the last fifth (warm-up, stable, decay)."""
     weight_decay: Annotated[float, Field(ge=0)] = 0.0
     """AdamW weight decay."""
     clip: Annotated[float, Field(gt=0)] = 1.0
@@ -75,6 +77,8 @@ class Train(Record):
     """Rank of the adapters where `train` is lora (rank-stabilised scaling)."""
     evaluate_every: Annotated[int, Field(ge=1)]
     """Steps between evaluations on calibration text."""
+    compute: Literal["auto", "float32", "bfloat16"] = "auto"
+    """Type of the matrix products; auto times both on this machine and takes the faster one, for both arms."""
     checkpointing: bool = False
     """Recompute activations in the backward pass to save memory."""
     control: bool = True

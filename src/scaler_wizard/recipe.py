@@ -135,6 +135,8 @@ class Heal(Record):
     """What learns: new parameters only, low-rank adapters, or everything; chosen by the plan where left out."""
     learning_rate: Annotated[float, Field(gt=0)] | None = None
     """Peak learning rate; chosen by the plan where left out."""
+    schedule: Literal["cosine", "wsd"] = "cosine"
+    """Cosine to a tenth of the peak, or the peak held and a decay to 0 in the last fifth (warm-up, stable, decay)."""
     window: Tokens | None = None
     """Tokens per training window; chosen by the plan where left out."""
     lora_rank: Annotated[int, Field(ge=1, le=1024)] | None = None
