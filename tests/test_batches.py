@@ -81,16 +81,17 @@ def test_skipped_positions_rise_once_by_more_than_one_and_stay_inside_the_target
     assert len(set(ends)) > 4
 
 
-def test_a_window_with_a_fact_states_it_before_it_asks(text: Text) -> None:
-    wide = settings(needle_share=0.1, window=160, steps=60, windows_per_step=1, micro_batch=1)
-    text = text_of([np.arange(9000, dtype=np.int32)], letters, wide, native=NATIVE, target=200, seed=0)
+def test_facts_are_stated_before_they_are_asked_for_nearby_and_far_away() -> None:
+    wide = settings(needle_share=0.1, window=320, steps=90, windows_per_step=1, micro_batch=1)
+    text = text_of([np.arange(9000, dtype=np.int32)], letters, wide, native=160, target=320, seed=0)
     told = [
-        "".join(chr(token - 10_000) for token in ids if token >= 10_000)
-        for ids, _ in all_pieces(text, wide, steps=60)
+        (len(ids), "".join(chr(token - 10_000) for token in ids if token >= 10_000))
+        for ids, _ in all_pieces(text, wide, steps=90)
         if (ids >= 10_000).any()
     ]
-    assert 2 <= len(told) <= 14
-    for words in told:
+    assert {length for length, _ in told} == {80, 160, 320}
+    assert 5 <= sum(length for length, _ in told) / 320 <= 14
+    for _, words in told:
         code = words[-4:]
         assert code.isdigit() and words.count(code) == 2
 

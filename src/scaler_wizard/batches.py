@@ -80,7 +80,7 @@ def _pieces(text: Text, settings: Train, index: int, seed: int) -> list[Piece]:
     if draw < settings.short_share + settings.skip_share:
         return [Piece(ids, _skipped(len(ids), text.target, chance))]
     if draw > 1 - settings.needle_share:
-        return _cut(_with_fact(ids, text.tokenizer, chance), ())
+        return _with_facts(ids, text, chance)
     return _cut(ids, _boundaries(documents))
 
 
@@ -118,6 +118,19 @@ def _skipped(length: int, target: int, chance: np.random.Generator) -> Any:
     if target > length:
         positions[int(chance.integers(1, length // 2 + 1)) :] += int(chance.integers(0, target - length + 1))
     return positions
+
+
+def _with_facts(ids: Tokens, text: Text, chance: np.random.Generator) -> list[Piece]:
+    """Pieces of one of the lengths from half the native window to the whole one, each with a fact and its question.
+
+    Facts in whole windows only would teach the model to look far back and no longer nearby.
+    """
+    halves = [len(ids) // 2**times for times in range(16)]
+    length = int(chance.choice([half for half in halves if half >= text.native // 2] or [len(ids)]))
+    return [
+        Piece(_with_fact(part, text.tokenizer, chance), np.arange(len(part)))
+        for part in np.split(ids, range(length, len(ids), length))
+    ]
 
 
 def _with_fact(ids: Tokens, tokenizer: Any, chance: np.random.Generator) -> Tokens:

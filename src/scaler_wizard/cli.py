@@ -421,6 +421,36 @@ def inspect(model: Model, as_json: Json = False) -> None:
 
 
 @app.command()
+def prepare(
+    source: Annotated[Path, typer.Argument(help="A file, or a folder of files of any kind that holds text.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Where the text goes: JSON lines, a card beside it.")],
+    language: Annotated[list[str] | None, typer.Option(help="Keep only this language (en); repeatable.")] = None,
+    quality: Annotated[bool, typer.Option(help="Drop what is not running text.")] = True,
+    near_duplicates: Annotated[bool, typer.Option(help="Drop texts that nearly repeat an earlier one.")] = True,
+    mask_personal: Annotated[bool, typer.Option(help="Mask e-mail addresses, phone and card numbers.")] = False,
+    against: Annotated[list[Path] | None, typer.Option(help="Texts kept for measuring; repeatable.")] = None,
+) -> None:
+    """Make one clean training text of a folder of files, with a card that says what was dropped and why."""
+    from scaler_wizard.prepare import Preparation
+    from scaler_wizard.prepare import prepare as make
+
+    how = Preparation(
+        languages=tuple(language or ()),
+        quality=quality,
+        near_duplicates=near_duplicates,
+        mask_personal=mask_personal,
+        against=tuple(against or ()),
+    )
+    card = make(source, out, how)
+    for name, reason in card.unreadable.items():
+        _talk(f"{name}: {reason}")
+    rows = [("kept", f"{card.kept} of {card.texts} texts in {card.files} files, {card.characters} characters")]
+    rows += [("dropped", f"{found.count} {why} (such as {found.examples[0]})") for why, found in card.dropped.items()]
+    rows += [("masked", f"{count} {kind}") for kind, count in card.masked.items()]
+    _show_rows([*rows, ("use it", f"data: {out}")])
+
+
+@app.command()
 def unpickle(
     folder: Annotated[Path, typer.Argument(help="Model folder with .bin or .pt weights.")],
     out: Annotated[Path, typer.Argument(help="New folder, with safetensors.")],
