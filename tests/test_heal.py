@@ -10,13 +10,13 @@ import pytest
 import torch
 
 from scaler_wizard.architecture import read_architecture
-from scaler_wizard.events import Step, WorkerEvent
+from scaler_wizard.events import Note, Step, WorkerEvent
 from scaler_wizard.grow import grow_program
 from scaler_wizard.grow.depth import IdentityBlocks
 from scaler_wizard.heal import Conduct, heal
 from scaler_wizard.models import EMBEDDED, load_model
 from scaler_wizard.phases import Base, Estimate, Phase, Train
-from scaler_wizard.recipe import Breaker
+from scaler_wizard.recipe import Breaker, Distil
 from scaler_wizard.task import Task
 from scaler_wizard.train import Interrupted, Tripped
 from scaler_wizard.weights import copy_companions, write
@@ -124,6 +124,31 @@ def test_adapters_are_merged_into_a_stock_folder(room: Room) -> None:
     evidence = room.heal(train="lora", lora_rank=4, control=False)
     assert read_architecture(room.folder / "staging").parameters == 820_352
     assert evidence["grown"]["nll"] < evidence["before"]
+
+
+def test_a_healing_with_the_base_as_teacher_stays_nearer_to_it(
+    room: Room, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SCALER_CACHE", str(tmp_path / "cache"))
+    room.heal(steps=8, control=False, distil=Distil(weight=0.9))
+    told = [event.text for event in room.events if isinstance(event, Note)]
+    assert any("The teacher read" in text for text in told)
+    moved = distance(room)
+    for name in ("staging", "scratch"):
+        shutil.rmtree(room.folder / name)
+        (room.folder / name).mkdir()
+    room.heal(steps=8, control=False)
+    assert moved < 0.7 * distance(room)
+
+
+def distance(room: Room) -> float:
+    """How far the healed model's predictions are from the base's, on text of neither."""
+    ids = torch.randint(0, 1024, (2, 64), generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        log_p, log_q = (
+            load_model(room.folder / name, dtype="float32")(ids).logits.log_softmax(-1) for name in ("base", "staging")
+        )
+    return float((log_p.exp() * (log_p - log_q)).sum(-1).mean())
 
 
 def test_a_training_that_diverges_stages_nothing(room: Room) -> None:

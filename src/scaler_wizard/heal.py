@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -23,15 +23,19 @@ from scaler_wizard.data import Tokens, encode, load_corpus, windows
 from scaler_wizard.errors import ScalerError
 from scaler_wizard.evals.perplexity import token_nll
 from scaler_wizard.events import Note
+from scaler_wizard.fetch import cache_folder
 from scaler_wizard.grow import new_parameters
 from scaler_wizard.intervals import paired_gain
 from scaler_wizard.lora import add_lora, merge_lora
-from scaler_wizard.models import load_model, load_tokenizer, save_model
+from scaler_wizard.models import load_model, load_tokenizer, resolve, save_model
 from scaler_wizard.phases import Train
 from scaler_wizard.run import write_whole
 from scaler_wizard.task import Task
 from scaler_wizard.train import Arm, Emit, Spans
 from scaler_wizard.untrusted.folder import stage
+
+if TYPE_CHECKING:
+    from scaler_wizard.teacher import Teacher
 
 CALIBRATION_TOKENS = 8_192
 HELD_OUT_TOKENS = 32_768
@@ -185,8 +189,11 @@ def _train_arm(
         compute=None if compute == "auto" else getattr(torch, compute),
         arm=arm,
         spans=spans,
+        teacher=(teacher := _teacher(task, settings, tokenizer)),
     )
     trainer.run()
+    if teacher is not None:
+        run.emit(Note(text=f"The teacher read {teacher.asked} tokens; what it had read before was still there."))
     save_model(_stock(model, texts), out, like=source)
     result = ArmResult(
         nll_by_window=[float(value) for value in _held_out(out, texts)],
@@ -197,6 +204,15 @@ def _train_arm(
     )
     write_whole(done, json.dumps(vars(result)))
     return result
+
+
+def _teacher(task: Task, settings: Train, tokenizer: Any) -> Teacher | None:
+    from scaler_wizard.teacher import hire
+
+    if (how := settings.distil) is None:
+        return None
+    folder = task.base.folder if how.teacher == "base" else resolve(how.teacher).folder
+    return hire(how, folder=folder, student=tokenizer, cache=cache_folder() / "teachers")
 
 
 def _learner(task: Task, settings: Train, arm: Arm, source: Path) -> tuple[Any, Spans | None]:

@@ -11,7 +11,7 @@ from pydantic import Field
 from scaler_wizard.events import Stage
 from scaler_wizard.grow import Operator
 from scaler_wizard.metrics import MeasureSpec
-from scaler_wizard.recipe import Breaker, GateLimits, Limits
+from scaler_wizard.recipe import Breaker, Distil, GateLimits, Limits
 from scaler_wizard.record import Record, to_json
 
 
@@ -75,6 +75,8 @@ class Train(Record):
     """Largest gradient norm."""
     lora_rank: Annotated[int, Field(ge=1)] = 16
     """Rank of the adapters where `train` is lora (rank-stabilised scaling)."""
+    distil: Distil | None = None
+    """A teacher to learn from as well; null where there is none."""
     evaluate_every: Annotated[int, Field(ge=1)]
     """Steps between evaluations on calibration text."""
     compute: Literal["auto", "float32", "bfloat16"] = "auto"

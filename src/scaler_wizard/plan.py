@@ -256,6 +256,7 @@ def train_settings(setting: Setting, heal: Heal, target: int, *, grows: bool) ->
         learning_rate=heal.learning_rate or (2e-3 if small else 2e-4),
         warmup_steps=max(1, steps // 20),
         schedule=heal.schedule,
+        distil=heal.distil,
         lora_rank=heal.lora_rank or 16,
         evaluate_every=max(1, steps // 10),
         checkpointing=False,

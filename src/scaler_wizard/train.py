@@ -20,6 +20,7 @@ import torch
 
 from scaler_wizard.attention import by_piece
 from scaler_wizard.batches import Batch, Text, batches, targets_of
+from scaler_wizard.distill import View, distilled_loss
 from scaler_wizard.events import Evaluated, Note, Step, Telegram, WorkerEvent
 from scaler_wizard.losses import linear_cross_entropy
 from scaler_wizard.phases import Train
@@ -63,6 +64,16 @@ class Watch(Protocol):
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """Remember it again."""
+
+
+class Asked(Protocol):
+    """A teacher, as the loop sees it."""
+
+    def teaches(self, batch: Batch) -> torch.Tensor:
+        """Which tokens of the row it may say something of."""
+
+    def view(self, batch: Batch, places: torch.Tensor) -> View:
+        """What it says at these places."""
 
 
 @dataclass
@@ -121,6 +132,8 @@ class Trainer:
     arm: Arm = "grown"
     spans: Spans | None = None
     """What learns; None: everything that requires a gradient already."""
+    teacher: Asked | None = None
+    """Where the settings distil: whom to ask."""
     _at_once: int = 0
     """Windows in memory at once."""
     _checkpointing: bool = False
@@ -259,22 +272,43 @@ class Trainer:
         """Mean over the batch's targets, nats."""
         device, compute = self.model.device, self.compute or torch.float32
         ids, (predictors, predicted) = batch.ids.to(device), targets_of(batch)
-        with _autocast(device, compute):
+        with autocast(device, compute):
             hidden = backbone(self.model)(
                 input_ids=ids, position_ids=batch.positions.to(device), pieces=batch.pieces, use_cache=False
             ).last_hidden_state
+        rows, goals = hidden[0, predictors.to(device)], ids[0, predicted.to(device)]
+        if self.teacher is None:
+            return self._cross_entropy(rows, goals, compute)
+        taught = self.teacher.teaches(batch)[predictors]
+        total = rows.new_zeros(())
+        if not taught.all():
+            total = total + self._cross_entropy(rows[~taught], goals[~taught], compute) * (~taught).sum()
+        if taught.any():
+            view = self.teacher.view(batch, predictors[taught])
+            total = total + self._distilled(rows[taught], goals[taught], view, compute) * taught.sum()
+        return total / len(goals)
+
+    def _cross_entropy(self, rows: torch.Tensor, goals: torch.Tensor, compute: torch.dtype) -> torch.Tensor:
         config = self.model.config
-        return linear_cross_entropy(
-            hidden[0, predictors.to(device)] / getattr(config, "logits_scaling", 1.0),  # Granite's
+        scale, softcap = getattr(config, "logits_scaling", 1.0), getattr(config, "final_logit_softcapping", None)
+        return linear_cross_entropy(rows / scale, head_weight(self.model), goals, dtype=compute, softcap=softcap)
+
+    def _distilled(self, rows: torch.Tensor, goals: torch.Tensor, view: View, compute: torch.dtype) -> torch.Tensor:
+        how, scale = self.settings.distil, getattr(self.model.config, "logits_scaling", 1.0)
+        assert how is not None
+        return distilled_loss(
+            rows / scale,
             head_weight(self.model),
-            ids[0, predicted.to(device)],
+            goals,
+            view,
+            weight=how.weight,
+            temperature=how.temperature,
             dtype=compute,
-            softcap=getattr(config, "final_logit_softcapping", None),
         )
 
     def _evaluate(self, history: History) -> None:
         self.model.eval()
-        with _autocast(self.model.device, self.compute or torch.float32):
+        with autocast(self.model.device, self.compute or torch.float32):
             nll = self.evaluate(self.model)
         self.model.train()
         history.evaluations.append((history.step, nll))
@@ -346,7 +380,8 @@ def is_out_of_memory(error: Exception) -> bool:
     return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or any(word in str(error) for word in words)
 
 
-def _autocast(device: torch.device, compute: torch.dtype) -> torch.autocast:
+def autocast(device: torch.device, compute: torch.dtype) -> torch.autocast:
+    """Matrix products in `compute`, while weights and the residual stay in fp32."""
     return torch.autocast(device.type, dtype=compute, enabled=compute != torch.float32)
 
 
