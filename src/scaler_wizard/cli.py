@@ -385,15 +385,20 @@ def merge(
     """Merge models that were trained from one base; without --out only check whether they can be merged."""
     from scaler_wizard.adapting import load_adapters, merge_adapters
     from scaler_wizard.merging import merge_models, prepare
+    from scaler_wizard.mixture import load_mixture, mix_models
     from scaler_wizard.screen import Bar
 
-    adapters = load_adapters(recipe)
+    adapters, mixture = load_adapters(recipe), load_mixture(recipe)
     if adapters is not None and out is not None:
         fused = merge_adapters(adapters, out, force=force)
         _print_json(fused.lineage) if as_json else _show_rows(fused.rows())
         return
-    if adapters is not None:
-        raise ScalerError("--out: adapters are merged into a folder", "name one: --out FOLDER")
+    if mixture is not None and out is not None:
+        mixed = mix_models(mixture, out, force=force)
+        _print_json(mixed.lineage) if as_json else typer.echo(mixed.folder)
+        return
+    if adapters is not None or mixture is not None:
+        raise ScalerError("--out: missing", "name the folder that is made: --out FOLDER")
     if out is None:
         _show_rows(prepare(recipe).rows())
         _talk("Nothing stands in the way. Name a folder to merge into: --out FOLDER")
