@@ -75,9 +75,10 @@ def nll_of(model: Any, hidden: torch.Tensor, targets: torch.Tensor) -> Floats:
 
 
 def logits_of(model: Any, hidden: torch.Tensor) -> torch.Tensor:
-    """Logits in fp32, with the family's final cap (Gemma 2) where it has one."""
+    """Logits in fp32, with the family's divisor (Granite) and final cap (Gemma 2) where it has them."""
     with torch.autocast(model.device.type, enabled=False):  # a training's autocast would round the logits
         logits: torch.Tensor = model.lm_head(hidden.to(model.lm_head.weight.dtype)).float()
+    logits = logits / getattr(model.config, "logits_scaling", 1.0)
     cap = getattr(model.config, "final_logit_softcapping", None)
     if cap:
         logits = cap * torch.tanh(logits / cap)
