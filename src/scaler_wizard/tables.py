@@ -46,8 +46,8 @@ class Table:
 
 
 def plain(text: str) -> str:
-    """Text that Markdown shows as it is: nothing in it becomes a link, a tag or a column."""
-    return re.sub(r"([\\`*_\[\]|<>&])", r"\\\1", " ".join(text.split()))
+    """Text that Markdown shows as it is: nothing in it becomes a link, a tag, an entity or a column."""
+    return re.sub(r"([\\`*_|<]|&(?=[#\w]+;)|\](?=[(\[:])|^[>#])", r"\\\1", " ".join(text.split()))
 
 
 def measurements(story: Story) -> Table:
