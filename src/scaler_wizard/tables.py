@@ -84,10 +84,10 @@ def control(story: Story) -> Table | None:
 
 
 def lineage(story: Story) -> Table:
-    """Every phase that the grown model stands on."""
+    """Every phase that the grown model stands on; what its gate asked next is left out."""
     return Table(
         ("phase", "what was done", "result"),
-        tuple((one.phase.slug, done(one.phase.change), one.sentence) for one in story.phases),
+        tuple((one.phase.slug, done(one.phase.change), one.sentence.split("; ")[0]) for one in story.phases),
     )
 
 
