@@ -102,8 +102,8 @@ def test_short_text_that_got_worse_is_a_loss(story: Story) -> None:
 
 def test_facts_that_are_found_again_are_a_gain(story: Story) -> None:
     found = conclude(story)
-    assert "0/32 → 32/32" in only(found.gained, "facts found in 512")
-    assert "32/32 → 32/32" in only(found.unchanged, "facts found in 128")
+    assert "0/32 → 32/32" in only(found.gained, "needles found in 512")
+    assert "32/32 → 32/32" in only(found.unchanged, "needles found in 128")
 
 
 def test_losses_that_are_no_numbers_are_never_a_gain(story: Story) -> None:

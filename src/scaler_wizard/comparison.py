@@ -122,11 +122,11 @@ def _perplexity(loss: float | None) -> str:
 def _needles(base: Measurement, grown: Measurement) -> Iterator[Compared | Missing]:
     lengths = sorted({cell.length for cell in grown.needles} & {cell.length for cell in base.needles})
     if not lengths:
-        yield Missing("retrieval", "no facts were hidden and asked for on both models")
+        yield Missing("retrieval", "no needles were hidden and asked for on both models")
     for length in lengths:
         before, after = (_found(one, length) for one in (base, grown))
         gain = share_gain(wilson(*before), wilson(*after))
-        what = f"facts found in {tokens(length)} tokens"
+        what = f"needles found in {tokens(length)} tokens"
         yield Compared(
             what=what,
             base=f"{before[0]} of {before[1]}",
