@@ -379,6 +379,10 @@ def grow(
 def merge(
     recipe: Annotated[Path, typer.Argument(help="A `merge:` block, or mergekit's YAML.")],
     out: Annotated[Path | None, typer.Option("-o", "--out", help="Folder of the merged model.")] = None,
+    conflicts: Annotated[
+        Path | None,
+        typer.Option("--conflicts", help="Draw how the models' changes get on with each other (.png, .svg)."),
+    ] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace a merged model that is there.")] = False,
     as_json: Json = False,
 ) -> None:
@@ -387,6 +391,7 @@ def merge(
     from scaler_wizard.merging import merge_models, prepare
     from scaler_wizard.mixture import load_mixture, mix_models
     from scaler_wizard.screen import Bar
+    from scaler_wizard.searching import load_search, search_and_merge
 
     adapters, mixture = load_adapters(recipe), load_mixture(recipe)
     if adapters is not None and out is not None:
@@ -399,9 +404,23 @@ def merge(
         return
     if adapters is not None or mixture is not None:
         raise ScalerError("--out: missing", "name the folder that is made: --out FOLDER")
+    if conflicts is not None:
+        from scaler_wizard.merge.conflicts import draw, find_conflicts
+
+        ready = prepare(recipe)
+        found = find_conflicts(ready.method, ready.parents)
+        draw(found, conflicts)
+        _print_json(found) if as_json else _show_rows(found.rows())
+        return
     if out is None:
         _show_rows(prepare(recipe).rows())
         _talk("Nothing stands in the way. Name a folder to merge into: --out FOLDER")
+        return
+    search = load_search(recipe)
+    if search is not None:
+        with Bar() as bar:
+            _, chosen = search_and_merge(recipe, search, out, force=force, tell=bar)
+        _print_json(chosen) if as_json else _show_rows(chosen.judgement.rows())
         return
     with Bar() as bar:
         merged = merge_models(recipe, out, force=force, tell=bar)
@@ -409,7 +428,7 @@ def merge(
         _print_json(merged.lineage)
         return
     typer.echo(merged.folder)
-    _talk("Merged, not measured: `scaler eval` says whether it was worth it.")
+    _talk("Merged, not measured: a `search:` block in the recipe chooses weights and judges the result.")
 
 
 @app.command()
