@@ -18,7 +18,10 @@ import yaml
 from pydantic import Field
 
 from scaler_wizard.errors import ScalerError
-from scaler_wizard.experience import SHIPPED, Experience, PhaseNeeds, experience, load
+from scaler_wizard.experience import SHIPPED, Experience, PhaseNeeds, experience, load, planned
+from scaler_wizard.hardware import GIB
+from scaler_wizard.phases import Plan, Train
+from scaler_wizard.recipe import load_yaml
 from scaler_wizard.record import Record
 from scaler_wizard.run import Run, list_runs
 
@@ -172,6 +175,32 @@ def _band(values: Sequence[float]) -> Band:
     return Band(low=low, middle=middle, high=high)
 
 
+def told(plan: Plan, known: Memory) -> list[tuple[str, str]]:
+    """What past runs say about a plan, as rows; "not known" where they are unlike it."""
+    rows: list[tuple[str, str]] = []
+    for phase, needs in planned(plan):
+        bands = known.needs(needs)
+        rows.append((phase.slug, "not known: unlike every run" if bands is None else _needed(*bands)))
+    train = next((phase.change for phase in plan.phases if isinstance(phase.change, Train)), None)
+    features = wish_features(
+        plan.parameters / plan.base.parameters,
+        plan.context / plan.base.native_context,
+        train.train if train else "none",
+        train.steps * train.windows_per_step * train.window if train else 0,
+        train.learning_rate if train else None,
+    )
+    loss = known.short_change(features, plan.base.parameters)
+    if loss is None:
+        return [*rows, ("short loss", "not known: unlike every run")]
+    likely = f"{loss.middle:+.3f} nats per token, four of five between {loss.low:+.3f} and {loss.high:+.3f}"
+    return [*rows, ("short loss", likely)]
+
+
+def _needed(seconds: Band, memory: Band) -> str:
+    time = f"{seconds.middle:.0f} processor seconds ({seconds.low:.0f} to {seconds.high:.0f})"
+    return f"{time}, {memory.middle / GIB:.2f} GiB ({memory.low / GIB:.2f} to {memory.high / GIB:.2f})"
+
+
 # -- fitting -----------------------------------------------------------------------------------------------------------
 
 Rows = Sequence[tuple[str, list[float], float]]
@@ -273,8 +302,6 @@ def as_yaml(found: Rules) -> str:
 
 def read_rules(file: Path) -> Rules:
     """Somebody else's rules: every one is marked as foreign, whatever the file says."""
-    from scaler_wizard.recipe import load_yaml
-
     found = Rules.read(load_yaml(file), file.name)
     return found.model_copy(update={"rules": tuple(rule.model_copy(update={"foreign": True}) for rule in found.rules)})
 

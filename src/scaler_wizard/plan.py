@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -30,7 +32,7 @@ from scaler_wizard.models import Source
 from scaler_wizard.phases import Base, Baseline, Change, Estimate, Export, Extend, Grow, Phase, Plan, Train
 from scaler_wizard.recipe import Heal, Recipe, count, factor, load_yaml
 from scaler_wizard.record import explicit
-from scaler_wizard.target import solve, target_size
+from scaler_wizard.target import Solution, solve, target_size
 
 SMALL = 20_000_000
 """Parameters below which everything is measured on many windows at once and trained whole."""
@@ -138,8 +140,14 @@ def _growth(setting: Setting, target: int) -> tuple[tuple[Operator, ...], tuple[
     if wish is None:
         return (), ()
     size = target_size(wish, setting.base, item_bytes=setting.base.item_bytes)
-    solution = solve(setting.base, size, context=target, allow=setting.recipe.allow)
+    solution = _solved(json.dumps(dict(setting.base.config), sort_keys=True), size, target, setting.recipe.allow)
     return tuple(solution.operators), solution.reasons  # type: ignore[arg-type]
+
+
+@lru_cache(maxsize=256)
+def _solved(config: str, size: int, target: int, allow: tuple[str, ...] | None) -> Solution:
+    """Whoever looks for a plan that fits asks for the same growth again and again."""
+    return solve(Blueprint(json.loads(config)), size, context=target, allow=allow)
 
 
 def _notes(setting: Setting, target: int) -> Iterator[str]:
