@@ -47,6 +47,7 @@ def made_up(number: int, rng: np.random.Generator) -> Experience:
                     "train": train if kind == "heal" else "none",
                     "flops": flops,
                     "estimated_bytes": expected,
+                    "estimated_seconds": None,
                     "cpu_seconds": (5 + flops / 3e10) * float(rng.lognormal(0, 0.05)),
                     "peak_bytes": int(1.4 * expected * float(rng.lognormal(0, 0.05))),
                 }

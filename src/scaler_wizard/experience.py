@@ -52,6 +52,8 @@ class PhaseNeeds(Record):
     """Counted operations of measurement and training."""
     estimated_bytes: int | None
     """Memory that the plan expected."""
+    estimated_seconds: float | None
+    """Time that the plan expected."""
     cpu_seconds: float | None
     """Processor time; null where the journal holds none."""
     peak_bytes: int | None
@@ -150,9 +152,17 @@ def _planned(plan: Plan, base: Blueprint) -> Iterator[tuple[Phase, PhaseNeeds]]:
         if isinstance(phase.change, Grow):
             view = grown(view, phase.change.operators)
         flops = phase_flops(phase, view, base, native=plan.base.native_context)
-        expected = phase.estimate.memory_bytes
-        shape = _shape(phase, view)
-        yield phase, PhaseNeeds(**shape, flops=flops, estimated_bytes=expected, cpu_seconds=None, peak_bytes=None)
+        yield (
+            phase,
+            PhaseNeeds(
+                **_shape(phase, view),
+                flops=flops,
+                estimated_bytes=phase.estimate.memory_bytes,
+                estimated_seconds=phase.estimate.seconds,
+                cpu_seconds=None,
+                peak_bytes=None,
+            ),
+        )
 
 
 def _needs(run: Run, plan: Plan, base: Blueprint) -> Iterator[PhaseNeeds]:
