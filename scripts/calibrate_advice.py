@@ -15,9 +15,9 @@ from scaler_wizard.learn import BAND, as_yaml, calibrate, remember, rules, run_f
 PAGE = Path(__file__).parents[1] / "docs" / "reference" / "advice.md"
 HEAD = """# How good estimates and advice are
 
-Written by `scripts/calibrate_advice.py` from the runs in `experience.jsonl`, which `scripts/collect_runs.py` made on one
-thread. Time is processor time of the worker; memory is the largest of looks about once a second. All runs are small:
-nothing here says how well a model of billions is estimated.
+Written by `scripts/calibrate_advice.py` from the runs in `experience.jsonl`, which `scripts/collect_runs.py` made on
+one thread. Time is processor time of the worker; memory is the largest of looks about once a second. All runs are
+small: nothing here says how well a model of billions is estimated.
 """
 
 
@@ -42,7 +42,7 @@ def page(runs: Sequence[Experience]) -> str:
 def estimates(runs: Sequence[Experience]) -> Iterator[str]:
     """The plan's own estimates against what was measured."""
     yield "## Estimates, a run each\n"
-    yield "| run | base | growth | window | trains | memory MiB, measured / estimated | time s, measured / estimated |"
+    yield "| run | base | growth | window | trains | MiB measured / estimated | s measured / estimated |"
     yield "|---|---|---|---|---|---|---|"
     inside_memory = inside_time = 0
     for one in runs:
@@ -53,7 +53,7 @@ def estimates(runs: Sequence[Experience]) -> Iterator[str]:
         inside_time += abs(time) <= 0.30
         sizes = f"| {one.run} | {one.base} | {one.growth:.2g}x | {one.stretch:g}x | {one.train} "
         yield f"{sizes}| {peak >> 20} / {expected >> 20} ({memory:+.0%}) | {took:.0f} / {planned:.0f} ({time:+.0%}) |"
-    yield f"\nMemory within 15 %: {inside_memory} of {len(runs)} runs. Time within 30 %: {inside_time} of {len(runs)}.\n"
+    yield f"\nOf {len(runs)} runs memory was within 15 % in {inside_memory}, time within 30 % in {inside_time}.\n"
 
 
 def bands(runs: Sequence[Experience]) -> Iterator[str]:
@@ -75,9 +75,9 @@ def choice(runs: Sequence[Experience]) -> Iterator[str]:
     fixed = min(like, key=lambda one: abs(one.tokens - 131072))
     yield "## Advice against the fixed recipe\n"
     yield (
-        f"Of the {len(both)} runs that both grew and got a longer window, each expected from all others, `{chosen.run}` is "
-        f"chosen: its loss on short text changed by {chosen.short_change:+.3f} nats per token. That of `{fixed.run}`, made "
-        f"like `balanced`, changed by {fixed.short_change:+.3f}.\n"
+        f"Of the {len(both)} runs that grew and got a longer window, each expected from all others, `{chosen.run}` "
+        f"is chosen: its loss on short text changed by {chosen.short_change:+.3f} nats per token. "
+        f"That of `{fixed.run}`, made like `balanced`, changed by {fixed.short_change:+.3f}.\n"
     )
 
 
