@@ -19,6 +19,7 @@ from scaler_wizard.errors import ScalerError
 from scaler_wizard.estimate import (
     flops_per_second,
     measuring_bytes,
+    proving_bytes,
     seconds,
     total,
     training_bytes,
@@ -60,6 +61,12 @@ class Setting:
     def native(self) -> int:
         """Window of the base."""
         return self.base.native_context
+
+    @property
+    def item_bytes(self) -> int:
+        """Bytes of a number while measuring: the worker takes bfloat16 where the machine is made for it."""
+        fast = {"AVX512-bf16", "AMX-bf16", "BF16"} & set(self.hardware.instructions or ())
+        return 2 if fast or self.hardware.vram_bytes else 4
 
     @property
     def threads(self) -> int:
@@ -278,7 +285,7 @@ def train_settings(setting: Setting, heal: Heal, target: int, *, grows: bool) ->
 def _measuring(setting: Setting, view: Blueprint, spec: MeasureSpec, *, disk: int) -> Estimate:
     return Estimate(
         seconds=seconds(view, spec, setting.native, setting.threads),
-        memory_bytes=measuring_bytes(view, spec),
+        memory_bytes=max(measuring_bytes(view, spec, item=setting.item_bytes), proving_bytes(view) if disk else 0),
         disk_bytes=disk + 4 * 2**20,
         basis=_basis(setting),
     )
@@ -288,7 +295,7 @@ def _training(setting: Setting, view: Blueprint, train: Train, spec: MeasureSpec
     extra = training_flops(view, setting.base, train)
     return Estimate(
         seconds=seconds(view, spec, setting.native, setting.threads, extra=extra),
-        memory_bytes=max(training_bytes(view, train), measuring_bytes(view, spec)),
+        memory_bytes=max(training_bytes(view, train), measuring_bytes(view, spec, item=setting.item_bytes)),
         disk_bytes=_bytes(view) + 4 * 2**20,
         basis=_basis(setting),
     )
@@ -296,7 +303,7 @@ def _training(setting: Setting, view: Blueprint, train: Train, spec: MeasureSpec
 
 def _basis(setting: Setting) -> str:
     rate = flops_per_second(setting.threads) / 1e9
-    return f"counted operations at {rate:.0f} GFLOP/s, probed on {setting.threads} threads just now; weights in fp32"
+    return f"counted operations at {rate:.0f} GFLOP/s, probed on {setting.threads} threads just now"
 
 
 def _bytes(view: Blueprint) -> int:
