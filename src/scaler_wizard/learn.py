@@ -88,9 +88,9 @@ class Quantiles:
 
 
 def gathered(runs: Path) -> tuple[Experience, ...]:
-    """The shipped runs and your own that are over."""
+    """The shipped runs, where this release has any, and your own that are over."""
     own = [one for path in list_runs(runs) if (one := experience(Run(path))) is not None]
-    return (*load(SHIPPED), *own)
+    return (*(load(SHIPPED) if SHIPPED.is_file() else ()), *own)
 
 
 @dataclass(frozen=True)
