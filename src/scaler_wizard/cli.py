@@ -488,6 +488,35 @@ def unpickle(
 
 
 @app.command()
+def learn(
+    plan: Annotated[Path | None, typer.Argument(help="What past runs say about this plan file.")] = None,
+    out: Annotated[Path | None, typer.Option("-o", "--out", help="Write what was learnt as rules (YAML).")] = None,
+    foreign: Annotated[Path | None, typer.Option("--foreign", help="Show somebody else's rules.")] = None,
+    runs: Runs = RUNS,
+) -> None:
+    """What past runs teach: bands for time, memory and loss, and rules with their support. Changes no setting."""
+    from scaler_wizard.learn import LEAST, as_yaml, gathered, read_rules, remember, rules, told
+    from scaler_wizard.plan import load_plan
+    from scaler_wizard.run import write_whole
+
+    if foreign is not None:
+        typer.echo(as_yaml(read_rules(foreign)), nl=False)
+        return
+    past = gathered(runs)
+    if plan is not None:
+        known = remember(past)
+        if known is None:
+            raise ScalerError(
+                f"{len(past)} runs are known: too few to say", f"from {LEAST} on; the plan's estimates stand"
+            )
+        _show_rows(told(load_plan(plan), known))
+        _talk(f"By {len(past)} runs, shipped ones and yours; the plan and its limits are unchanged.")
+        return
+    found = as_yaml(rules(past))
+    typer.echo(found, nl=False) if out is None else write_whole(out, found)
+
+
+@app.command()
 def telemetry(
     run: RunId = "latest",
     to: Annotated[str | None, typer.Option("--to", help="Send to this OTLP/HTTP collector.")] = None,

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,6 +19,7 @@ from scaler_wizard.errors import ScalerError
 from scaler_wizard.estimate import (
     flops_per_second,
     measuring_bytes,
+    proving_bytes,
     seconds,
     total,
     training_bytes,
@@ -30,7 +33,7 @@ from scaler_wizard.models import Source
 from scaler_wizard.phases import Base, Baseline, Change, Estimate, Export, Extend, Grow, Phase, Plan, Train
 from scaler_wizard.recipe import Heal, Recipe, count, factor, load_yaml
 from scaler_wizard.record import explicit
-from scaler_wizard.target import solve, target_size
+from scaler_wizard.target import Solution, solve, target_size
 
 SMALL = 20_000_000
 """Parameters below which everything is measured on many windows at once and trained whole."""
@@ -58,6 +61,12 @@ class Setting:
     def native(self) -> int:
         """Window of the base."""
         return self.base.native_context
+
+    @property
+    def item_bytes(self) -> int:
+        """Bytes of a number while measuring: the worker takes bfloat16 where the machine is made for it."""
+        fast = {"AVX512-bf16", "AMX-bf16", "BF16"} & set(self.hardware.instructions or ())
+        return 2 if fast or self.hardware.vram_bytes else 4
 
     @property
     def threads(self) -> int:
@@ -138,8 +147,14 @@ def _growth(setting: Setting, target: int) -> tuple[tuple[Operator, ...], tuple[
     if wish is None:
         return (), ()
     size = target_size(wish, setting.base, item_bytes=setting.base.item_bytes)
-    solution = solve(setting.base, size, context=target, allow=setting.recipe.allow)
+    solution = _solved(json.dumps(dict(setting.base.config), sort_keys=True), size, target, setting.recipe.allow)
     return tuple(solution.operators), solution.reasons  # type: ignore[arg-type]
+
+
+@lru_cache(maxsize=256)
+def _solved(config: str, size: int, target: int, allow: tuple[str, ...] | None) -> Solution:
+    """Whoever looks for a plan that fits asks for the same growth again and again."""
+    return solve(Blueprint(json.loads(config)), size, context=target, allow=allow)
 
 
 def _notes(setting: Setting, target: int) -> Iterator[str]:
@@ -270,7 +285,7 @@ def train_settings(setting: Setting, heal: Heal, target: int, *, grows: bool) ->
 def _measuring(setting: Setting, view: Blueprint, spec: MeasureSpec, *, disk: int) -> Estimate:
     return Estimate(
         seconds=seconds(view, spec, setting.native, setting.threads),
-        memory_bytes=measuring_bytes(view, spec),
+        memory_bytes=max(measuring_bytes(view, spec, item=setting.item_bytes), proving_bytes(view) if disk else 0),
         disk_bytes=disk + 4 * 2**20,
         basis=_basis(setting),
     )
@@ -280,7 +295,7 @@ def _training(setting: Setting, view: Blueprint, train: Train, spec: MeasureSpec
     extra = training_flops(view, setting.base, train)
     return Estimate(
         seconds=seconds(view, spec, setting.native, setting.threads, extra=extra),
-        memory_bytes=max(training_bytes(view, train), measuring_bytes(view, spec)),
+        memory_bytes=max(training_bytes(view, train), measuring_bytes(view, spec, item=setting.item_bytes)),
         disk_bytes=_bytes(view) + 4 * 2**20,
         basis=_basis(setting),
     )
@@ -288,7 +303,7 @@ def _training(setting: Setting, view: Blueprint, train: Train, spec: MeasureSpec
 
 def _basis(setting: Setting) -> str:
     rate = flops_per_second(setting.threads) / 1e9
-    return f"counted operations at {rate:.0f} GFLOP/s, probed on {setting.threads} threads just now; weights in fp32"
+    return f"counted operations at {rate:.0f} GFLOP/s, probed on {setting.threads} threads just now"
 
 
 def _bytes(view: Blueprint) -> int:
