@@ -39,7 +39,7 @@ class Extend(Record):
     """Window afterwards, in tokens."""
     method: str = "yarn"
     """How the rotary frequencies change."""
-    options: dict[str, float] = Field(default={})
+    options: dict[str, float | tuple[float, ...]] = Field(default={})
     """Settings of the method that differ from its defaults."""
 
 

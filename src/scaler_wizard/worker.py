@@ -192,8 +192,8 @@ def extend(task: Task, lines: Lines) -> Done:
     stage(task.current, task.staging)
     config_file = task.staging / "config.json"
     config = json.loads(config_file.read_text(encoding="utf-8"))
-    native = task.base.native_context
-    config = extended_config(config, change.length, change.method, native=native, **change.options)
+    base = json.loads((task.base.folder / "config.json").read_text(encoding="utf-8"))
+    config = extended_config(config, change.length, change.method, base=base, **change.options)
     _replace(config_file, config)
     tokenizer_file = task.staging / "tokenizer_config.json"
     if tokenizer_file.exists():
