@@ -63,7 +63,7 @@ def read_config(file: Path) -> dict[str, Any]:
     """config.json of a supported, unquantised family; references to code are dropped."""
     config = _json(file, "point at a folder with config.json and *.safetensors")
     model_type = config.get("model_type")
-    if model_type in NOT_ROTARY:
+    if isinstance(model_type, str) and model_type in NOT_ROTARY:
         raise ScalerError(
             f"{file.parent.name}: architecture {model_type!r} is not supported: it has {NOT_ROTARY[model_type]}",
             f"take a model with rotary positions: {', '.join(FAMILIES)}",
