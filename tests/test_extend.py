@@ -13,7 +13,7 @@ from scaler_wizard.errors import ScalerError
 from scaler_wizard.extend import extend
 from scaler_wizard.hardware import detect
 from scaler_wizard.models import EMBEDDED, Source
-from scaler_wizard.phases import Extend, Plan
+from scaler_wizard.phases import Extend, Plan, Train
 from scaler_wizard.plan import load_plan, make_plan, to_yaml
 from scaler_wizard.recipe import Recipe
 from scaler_wizard.task import Task
@@ -90,7 +90,9 @@ def test_a_search_is_in_the_time_of_its_phase_and_never_above_its_minutes() -> N
 
 
 def test_healing_after_every_rung_is_a_choice() -> None:
-    names = [phase.name for phase in plan(context="4x", extend={"heal_rungs": True}).phases]
+    phases = plan(context="4x", extend={"heal_rungs": True}).phases
+    names = [phase.name for phase in phases]
+    assert [phase.change.target for phase in phases if isinstance(phase.change, Train)] == [256, None]
     assert names == ["baseline", "extend-256", "heal-256", "extend-512", "heal", "export"]
     assert "heal-256" not in [phase.name for phase in plan(context="4x").phases]
 

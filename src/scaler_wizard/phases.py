@@ -90,6 +90,8 @@ class Train(Record):
     """Share of windows trained at native length and positions, as a guard of short text."""
     skip_share: Annotated[float, Field(ge=0, le=1)] = 0.0
     """Share of windows with skipped positions out to the target length (PoSE, arXiv:2309.10400)."""
+    target: int | None = None
+    """The target length, in tokens; null: the longest window of the run."""
     needle_share: Annotated[float, Field(ge=0, le=0.1)] = 0.0
     """Share of windows that carry a fact to retrieve."""
     learning_rate: Annotated[float, Field(gt=0)]

@@ -196,6 +196,7 @@ def _phases(setting: Setting, target: int, operators: tuple[Operator, ...], view
         yield "P2", f"extend-{rung}", title, stretch, rung_spec, _stretching(setting, view, stretch, rung_spec)
         if recipe.extend.heal_rungs and recipe.heal is not False and rung < target:
             train = train_settings(setting, recipe.heal, rung, grows=bool(operators))
+            train = train.model_copy(update={"target": rung})
             told = f"training at {tokens(rung)}"
             yield "P3", f"heal-{rung}", told, train, rung_spec, _training(setting, view, train, rung_spec)
         window = rung
