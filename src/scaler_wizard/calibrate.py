@@ -122,13 +122,14 @@ def sample(
     document is long enough.
     """
     rng = np.random.default_rng([spec.seed, draw])
-    longest = 64  # tokens of a question and its answer: what is read ends that much before `length`
-    rows = _some(windows(encoded, window - longest), count, rng)
-    built = [_with_facts(tokenizer, row, spec, rng, held_out=held_out) for row in rows]
+    facts = [_facts(tokenizer, spec, rng, held_out=held_out) for _ in range(count)]
+    questions = [_asked([one.questions[number] for one in facts]) for number in range(spec.facts)]
+    read = window - max(question.ids.shape[1] for question in questions)  # the answers end where the window ends
+    rows = _some(windows(encoded, read), count, rng)
     return Sample(
-        ids=np.stack([row for row, _ in built]),
-        positions=np.stack([_skipped(window - longest, length - longest, rng) for _ in built]),
-        questions=tuple(_asked([questions[number] for _, questions in built]) for number in range(spec.facts)),
+        ids=np.stack([_hidden(row, one.told, rng) for row, one in zip(rows, facts, strict=True)]),
+        positions=np.stack([_skipped(read, length - window + read, rng) for _ in rows]),
+        questions=tuple(questions),
         short=_some(windows(encoded, spec.short_length), spec.short_windows, rng),
     )
 
@@ -140,20 +141,33 @@ def _some(rows: Tokens, count: int, rng: np.random.Generator) -> Tokens:
     return picked
 
 
-def _with_facts(
-    tokenizer: Any, text: Tokens, spec: Search, rng: np.random.Generator, *, held_out: bool
-) -> tuple[Tokens, list[tuple[Tokens, Tokens]]]:
-    """The text with facts in its first quarter, and the question and answer of each."""
+@dataclass(frozen=True)
+class _Facts:
+    """What one window hides, and what is asked about it; all in tokens."""
+
+    told: list[Tokens]
+    questions: list[tuple[Tokens, Tokens]]
+    """(question, answer) of each."""
+
+
+def _facts(tokenizer: Any, spec: Search, rng: np.random.Generator, *, held_out: bool) -> _Facts:
     facts = make_facts(spec.facts, spec.digits, rng, names=HELD_OUT_NAMES if held_out else CALIBRATION_NAMES)
     wording = [TEMPLATE if held_out else int(rng.choice(WORDINGS)) for _ in facts]
-    told = [encode(tokenizer, f" {statement(fact, way)}") for fact, way in zip(facts, wording, strict=True)]
+    pairs = list(zip(facts, wording, strict=True))
+    return _Facts(
+        told=[encode(tokenizer, f" {statement(fact, way)}") for fact, way in pairs],
+        questions=[question_and_code(tokenizer, fact, template=way) for fact, way in pairs],
+    )
+
+
+def _hidden(text: Tokens, told: list[Tokens], rng: np.random.Generator) -> Tokens:
+    """The text, as long as before, with these sentences in its first quarter."""
     room = len(text) - sum(map(len, told))
     pieces, start = [], 0
-    for place, sentence in zip(sorted(rng.uniform(0, FAR * room, len(facts)).astype(int)), told, strict=True):
+    for place, sentence in zip(sorted(rng.uniform(0, FAR * room, len(told)).astype(int)), told, strict=True):
         pieces += [text[start:place], sentence]
         start = place
-    row = np.concatenate([*pieces, text[start:room]]).astype(np.int32)
-    return row, [question_and_code(tokenizer, fact, template=way) for fact, way in zip(facts, wording, strict=True)]
+    return np.concatenate([*pieces, text[start:room]]).astype(np.int32)
 
 
 def _asked(questions: list[tuple[Tokens, Tokens]]) -> Asked:
