@@ -1,6 +1,8 @@
 """RULER's tasks fit their length, hide what they ask for, and score what greedy decoding would answer."""
 
 import re
+import subprocess
+import sys
 from collections import Counter
 
 import numpy as np
@@ -8,6 +10,7 @@ import pytest
 import torch
 
 from scaler_wizard.data import load_corpus
+from scaler_wizard.errors import ScalerError
 from scaler_wizard.evals.needle import encode
 from scaler_wizard.evals.ruler import TASKS, effective_length, example, found_answers, ruler
 from scaler_wizard.models import EMBEDDED, load_model, load_tokenizer
@@ -92,6 +95,18 @@ def test_scores_carry_their_intervals() -> None:
     scores = ruler(model, TOKENIZER, ESSAY, lengths=[512], tasks=["niah_single_1", "vt"], examples=2)
     assert [(score.task, score.answers) for score in scores] == [("niah_single_1", 2), ("vt", 10)]
     assert all(score.score.low <= score.score.value <= score.score.high for score in scores)
+
+
+def test_a_length_that_a_task_cannot_fit_into_says_what_it_needs() -> None:
+    model = load_model(EMBEDDED, dtype="float32")
+    with pytest.raises(ScalerError, match=r"niah_multiquery needs \d+ tokens with this tokenizer, more than 128"):
+        ruler(model, TOKENIZER, ESSAY, lengths=[128], tasks=["niah_multiquery"], examples=1)
+
+
+def test_the_command_scores_ruler_in_words_and_refuses_a_length_that_is_none() -> None:
+    command = [sys.executable, "-m", "scaler_wizard", "eval", "embedded"]
+    slip = subprocess.run([*command, "--ruler", "long"], capture_output=True, text=True, check=False)
+    assert slip.returncode == 2 and "--ruler: expected a number" in slip.stderr
 
 
 def test_the_effective_length_ends_at_the_first_weak_length() -> None:

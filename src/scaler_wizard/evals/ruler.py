@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from scaler_wizard.errors import ScalerError
 from scaler_wizard.evals.needle import encode
 from scaler_wizard.evals.perplexity import CHUNK, Ints, logits_of
 from scaler_wizard.intervals import wilson
@@ -330,6 +331,9 @@ def example(tokenizer: Any, task: str, length: int, essay: str, rng: np.random.G
 def _answered(model: Any, tokenizer: Any, task: str, length: int, essay: str, rng: np.random.Generator) -> list[bool]:
     made = example(tokenizer, task, length, essay, rng)
     context = encode(tokenizer, made.text + made.question)
+    needed = len(context) + sum(len(encode(tokenizer, f" {answer},")) for answer in made.answers)
+    if needed > length:
+        raise ScalerError(f"{task} needs {needed} tokens with this tokenizer, more than {length}", "ask for more")
     found: list[bool] = found_answers(model, tokenizer, context, made.answers)
     return found
 
