@@ -42,6 +42,10 @@ def test_growth_that_does_not_beat_its_control_is_room_that_is_not_filled(
     assert EMPTY in conclude(told_so).headline and words in conclude(told_so).headline
 
 
+def test_the_best_rung_before_training_is_named_with_its_reason(story: Story) -> None:
+    assert "Before training: 512 is within every limit" in conclude(story).headline
+
+
 def test_growth_that_was_not_trained_is_room_that_is_not_filled(story: Story) -> None:
     found = conclude(with_training(story, None))
     assert f"{EMPTY}: nothing was trained" in found.headline

@@ -320,11 +320,30 @@ def evaluate(
     model: Annotated[str, typer.Argument(help="Folder, GGUF file, hub id, `embedded` or `smollm2`.")],
     context: Annotated[str | None, typer.Option(help="Measure out to this window.")] = None,
     data: Annotated[str, typer.Option(help="Text: `kjv`, a file or a folder.")] = "kjv",
+    ruler: Annotated[
+        list[str] | None, typer.Option(help="Score RULER's tasks at this length (4K) instead; repeat it.")
+    ] = None,
+    task: Annotated[
+        list[str] | None, typer.Option(help="Run this task of lm-eval instead (extra `evals`); repeat it.")
+    ] = None,
+    examples: Annotated[int, typer.Option(min=1, help="RULER examples of each task.")] = 8,
     as_json: Json = False,
 ) -> None:
-    """Measure a model: loss by position, truncation, needles, knowledge."""
-    from scaler_wizard.evaluate import evaluate_model
+    """Measure a model: loss by position, truncation, needles, knowledge; or RULER's tasks, or lm-eval's."""
+    from scaler_wizard.evaluate import evaluate_model, ruler_scores
 
+    if ruler:
+        for one in ruler_scores(model, ruler, data=data, examples=examples):
+            _say_score(one, f"{one.task} at {one.length}", one.score.value, f"{one.answers} answers", as_json=as_json)
+        return
+    if task:
+        from scaler_wizard.evals.harness import harness
+        from scaler_wizard.models import resolve
+
+        for figure in harness(resolve(model).folder, task):
+            name = f"{figure.task} {figure.metric}"
+            _say_score(figure, name, figure.value, f"{figure.samples} questions", as_json=as_json)
+        return
     measured = evaluate_model(model, context=context, data=data)
     if as_json:
         _print_json(measured)
@@ -333,6 +352,13 @@ def evaluate(
 
     for name, value in measurement_rows(measured):
         typer.echo(f"{name:<28} {value}")
+
+
+def _say_score(record: Any, name: str, value: float, asked: str, *, as_json: bool) -> None:
+    if as_json:
+        _print_json(record)
+    else:
+        typer.echo(f"{name:<36} {value:.3f}  {asked}")
 
 
 @app.command()

@@ -15,7 +15,7 @@ from threadpoolctl import threadpool_limits
 
 from scaler_wizard.architecture import Blueprint
 from scaler_wizard.metrics import MeasureSpec
-from scaler_wizard.phases import Estimate, Phase, Train
+from scaler_wizard.phases import Estimate, Phase, Search, Train
 
 PROBE_SECONDS = 0.06
 MODEL_SHARE = 0.42
@@ -76,6 +76,15 @@ def seconds(view: Blueprint, spec: MeasureSpec | None, native: int, threads: int
     work = [] if spec is None else measure_work(spec, native)
     flops = extra + sum(forward_flops(view, part) for part in work)
     return START_SECONDS + flops / (flops_per_second(threads) * MODEL_SHARE)
+
+
+def search_flops(view: Blueprint, search: Search, length: int) -> float:
+    """Every candidate's windows and short text, and the finalists' whole windows (two more are always among them)."""
+    each = [Work(search.windows * search.window, search.window)]
+    last = [Work(search.final_windows * length, length)] if search.finalists else []
+    short = Work(search.short_windows * search.short_length, search.short_length)
+    first = search.evaluations * sum(forward_flops(view, work) for work in [*each, short])
+    return first + (search.finalists + 2) * sum(forward_flops(view, work) for work in [*last, short])
 
 
 def training_flops(view: Blueprint, base: Blueprint, train: Train) -> float:

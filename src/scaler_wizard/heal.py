@@ -176,7 +176,7 @@ def _train_arm(
             tokenizer,
             settings,
             native=task.base.native_context,
-            target=task.target_context,
+            target=settings.target or task.target_context,
             seed=task.seed,
         ),
         settings=settings,

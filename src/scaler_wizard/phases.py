@@ -31,6 +31,33 @@ class Grow(Record):
     """Exact number of parameters afterwards."""
 
 
+class Search(Record):
+    """Find the rotary settings for this model on calibration text, instead of taking a method's defaults."""
+
+    evaluations: Annotated[int, Field(ge=1)] = 30
+    """Candidates that are scored, the six of the grid among them; finalists come on top."""
+    minutes: Annotated[float, Field(gt=0)]
+    """Wall time; the best so far is taken when it is over."""
+    window: Annotated[int, Field(ge=32)]
+    """Tokens of a scored window; one shorter than the target reaches it by skipped positions."""
+    windows: Annotated[int, Field(ge=1)]
+    """Windows scored for each candidate."""
+    facts: Annotated[int, Field(ge=1)] = 1
+    """Far facts in each window."""
+    digits: Annotated[int, Field(ge=1)]
+    """Digits of a fact's code."""
+    short_length: Annotated[int, Field(ge=16)]
+    """Tokens of a short window."""
+    short_windows: Annotated[int, Field(ge=1)]
+    """Short windows scored for each candidate."""
+    finalists: Annotated[int, Field(ge=0)]
+    """Best candidates that are scored again, on other windows of the true length; these scores decide."""
+    final_windows: Annotated[int, Field(ge=1)]
+    """Windows of the true length."""
+    seed: int = 0
+    """Seed of the sample and of the search."""
+
+
 class Extend(Record):
     """P2: one rung of the ladder to a longer window."""
 
@@ -39,8 +66,10 @@ class Extend(Record):
     """Window afterwards, in tokens."""
     method: str = "yarn"
     """How the rotary frequencies change."""
-    options: dict[str, float] = Field(default={})
+    options: dict[str, float | tuple[float, ...]] = Field(default={})
     """Settings of the method that differ from its defaults."""
+    search: Search | None = None
+    """Look for better settings than these; null: take them as they are."""
 
 
 class Train(Record):
@@ -61,6 +90,8 @@ class Train(Record):
     """Share of windows trained at native length and positions, as a guard of short text."""
     skip_share: Annotated[float, Field(ge=0, le=1)] = 0.0
     """Share of windows with skipped positions out to the target length (PoSE, arXiv:2309.10400)."""
+    target: int | None = None
+    """The target length, in tokens; null: the longest window of the run."""
     needle_share: Annotated[float, Field(ge=0, le=0.1)] = 0.0
     """Share of windows that carry a fact to retrieve."""
     learning_rate: Annotated[float, Field(gt=0)]

@@ -14,12 +14,15 @@ import yaml
 from scaler_wizard.architecture import Architecture, Blueprint, read_architecture
 from scaler_wizard.catalogue import find, licence_warning
 from scaler_wizard.context.ladder import ladder
+from scaler_wizard.context.rope import METHODS, cautions
 from scaler_wizard.contract import Contract
 from scaler_wizard.errors import ScalerError
 from scaler_wizard.estimate import (
+    MODEL_SHARE,
     flops_per_second,
     measuring_bytes,
     proving_bytes,
+    search_flops,
     seconds,
     total,
     training_bytes,
@@ -30,7 +33,7 @@ from scaler_wizard.grow import Operator, grown
 from scaler_wizard.hardware import Hardware
 from scaler_wizard.metrics import MeasureSpec
 from scaler_wizard.models import Source
-from scaler_wizard.phases import Base, Baseline, Change, Estimate, Export, Extend, Grow, Phase, Plan, Train
+from scaler_wizard.phases import Base, Baseline, Change, Estimate, Export, Extend, Grow, Phase, Plan, Search, Train
 from scaler_wizard.recipe import Heal, Recipe, count, factor, load_yaml
 from scaler_wizard.record import explicit
 from scaler_wizard.target import Solution, solve, target_size
@@ -164,6 +167,9 @@ def _notes(setting: Setting, target: int) -> Iterator[str]:
         yield "heal.control: false: nobody will know whether simply training the base would have done as well"
     if UNASKED_WINDOW < target == setting.native:
         yield f"the window stays at {tokens(target)} and is measured out to {tokens(UNASKED_WINDOW)} only"
+    method = setting.recipe.extend.method or "yarn"
+    if target > setting.native and method in METHODS:
+        yield from cautions(setting.base, target, method)
     if target > 2 * setting.native:
         rungs = len(ladder(setting.native, target))
         yield f"the window grows {target / setting.native:g}x in {rungs} rungs, a gate each"
@@ -201,14 +207,13 @@ def _phases(setting: Setting, target: int, operators: tuple[Operator, ...], view
     for rung in ladder(setting.native, target):
         title = f"window {tokens(window)} -> {tokens(rung)}"
         rung_spec = _rung_spec(spec, rung, last=rung == target)
-        yield (
-            "P2",
-            f"extend-{rung}",
-            title,
-            Extend(length=rung),
-            rung_spec,
-            _measuring(setting, view, rung_spec, disk=0),
-        )
+        stretch = extend_settings(setting, rung)
+        yield "P2", f"extend-{rung}", title, stretch, rung_spec, _stretching(setting, view, stretch, rung_spec)
+        if recipe.extend.heal_rungs and recipe.heal is not False and rung < target:
+            train = train_settings(setting, recipe.heal, rung, grows=bool(operators))
+            train = train.model_copy(update={"target": rung})
+            told = f"training at {tokens(rung)}"
+            yield "P3", f"heal-{rung}", told, train, rung_spec, _training(setting, view, train, rung_spec)
         window = rung
     if recipe.heal is not False:
         train = train_settings(setting, recipe.heal, target, grows=bool(operators))
@@ -251,6 +256,29 @@ def _rung_spec(spec: MeasureSpec, rung: int, *, last: bool) -> MeasureSpec:
     return spec.model_copy(update=changes | {"probe_items": 0})
 
 
+def extend_settings(setting: Setting, rung: int) -> Extend:
+    """The method that was named, or a search: over whole windows for small models, else skipped positions first."""
+    wish, small = setting.recipe.extend, setting.small
+    if wish.method is not None and wish.method not in METHODS:
+        raise ScalerError(f"extend.method: {wish.method}: no such method", f"known: {', '.join(METHODS)}")
+    if not (small and wish.method is None if wish.search is None else wish.search):
+        return Extend(length=rung, method=wish.method or "yarn")
+    search = Search(
+        evaluations=wish.evaluations or 30,
+        minutes=wish.minutes or (2 if small else 30),
+        window=rung if small else min(1536, rung),
+        windows=24 if small else 5,
+        facts=1 if small else 3,
+        digits=4 if small else 7,
+        short_length=min(setting.native, 512),
+        short_windows=72 if small else 8,
+        finalists=5 if small else 2,
+        final_windows=48 if small else 1,
+        seed=setting.recipe.seed,
+    )
+    return Extend(length=rung, search=search)
+
+
 def train_settings(setting: Setting, heal: Heal, target: int, *, grows: bool) -> Train:
     """Small models learn whole, at full length; large ones a little, in short windows with skipped positions."""
     small = setting.small
@@ -289,6 +317,16 @@ def _measuring(setting: Setting, view: Blueprint, spec: MeasureSpec, *, disk: in
         disk_bytes=disk + 4 * 2**20,
         basis=_basis(setting),
     )
+
+
+def _stretching(setting: Setting, view: Blueprint, stretch: Extend, spec: MeasureSpec) -> Estimate:
+    search = stretch.search
+    extra = 0.0 if search is None else search_flops(view, search, stretch.length)
+    most = 0.0 if search is None else search.minutes * 60
+    searching = min(most, extra / flops_per_second(setting.threads) / MODEL_SHARE)
+    measuring = _measuring(setting, view, spec, disk=0)
+    assert measuring.seconds is not None
+    return measuring.model_copy(update={"seconds": measuring.seconds + searching})
 
 
 def _training(setting: Setting, view: Blueprint, train: Train, spec: MeasureSpec) -> Estimate:

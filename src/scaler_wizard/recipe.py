@@ -169,6 +169,22 @@ class Heal(Record):
     """Also train the base on the same tokens, to know whether growth paid."""
 
 
+class Stretch(Record):
+    """How the window grows."""
+
+    method: str | None = None
+    """How the rotary frequencies change: yarn, llama3, ntk, linear, dynamic or searched; yarn where left out."""
+    search: bool | None = None
+    """Look for better settings on calibration text; left out: for models that take seconds to score, and where no
+    method is named."""
+    minutes: Annotated[float, Field(gt=0)] | None = None
+    """Longest search at each rung; chosen by the plan where left out."""
+    evaluations: Annotated[int, Field(ge=1, le=1000)] | None = None
+    """Candidates that a search scores; chosen by the plan where left out."""
+    heal_rungs: bool = False
+    """Also train after every rung but the last, which is followed by `heal`."""
+
+
 class Measure(Record):
     """How thoroughly to measure."""
 
@@ -197,6 +213,8 @@ class Recipe(Record):
     """Text to heal with and to measure on: `kjv` (King James Bible, public domain) or a file or folder of text."""
     heal: Heal | Literal[False] = Heal()
     """Training after growth; false leaves it out."""
+    extend: Stretch = Stretch()
+    """How the window grows."""
     measure: Measure = Measure()
     """How thoroughly to measure."""
     limits: Limits = Limits()
