@@ -25,7 +25,7 @@ from scaler_wizard.grow import (
 from scaler_wizard.weights import write
 from tiny_models import FAMILIES, logits, make
 
-WIDE_NORMS = ("olmo2",)
+WIDE_NORMS = ("olmo2", "flex_olmo")
 
 
 def difference(folder: Path, *operators: GrowthOperator) -> float:

@@ -84,6 +84,15 @@ class Growth(Record):
     """blake3 of the weights and the configuration, by file name."""
 
 
+class Proving(Record):
+    """What was done to a model, for the child process that proves it."""
+
+    operators: tuple[Operator, ...]
+    """Growth operators, in order."""
+    seed: int
+    """Seed of everything random."""
+
+
 @dataclass(frozen=True)
 class Grown:
     """A grown model in its place."""
@@ -156,7 +165,7 @@ def grow_model(
             parameters_before=architecture.parameters,
             parameters=Blueprint(program.config).parameters,
             preserves=promise(operators),
-            proof=_proved(source, staging, promise(operators)) if prove else None,
+            proof=_proved(source, staging, Proving(operators=tuple(operators), seed=seed)) if prove else None,
             files={name: digest for name, (_, digest) in sorted(written.files.items())},
         )
         (staging / GROWTH).write_text(to_json(growth) + "\n", encoding="utf-8")
@@ -243,9 +252,9 @@ def _aside(out: Path) -> Path:
     return out.parent / f".{out.name}.replaced"
 
 
-def _proved(before: Path, after: Path, promised: Preserves) -> Proof:
+def _proved(before: Path, after: Path, done: Proving) -> Proof:
     """Run the proof in a child process, so that this one loads no torch; a failed proof is an error."""
-    command = [sys.executable, "-m", "scaler_wizard.oneshot", str(before), str(after), promised]
+    command = [sys.executable, "-m", "scaler_wizard.oneshot", str(before), str(after), to_json(done)]
     answer = subprocess.run(command, capture_output=True, text=True, check=False)
     if answer.returncode != 0:
         last = (answer.stderr.strip().splitlines() or ["no reason given"])[-1]
@@ -256,7 +265,7 @@ def _proved(before: Path, after: Path, promised: Preserves) -> Proof:
     return proof
 
 
-def _prove_here(before: Path, after: Path, promised: Preserves) -> None:
+def _prove_here(before: Path, after: Path, done: Proving) -> None:
     """The child: prove, and print the proof as the last line."""
     import torch
     import transformers
@@ -265,7 +274,8 @@ def _prove_here(before: Path, after: Path, promised: Preserves) -> None:
 
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", os.cpu_count() or 1)))
     transformers.utils.logging.disable_progress_bar()
-    proof = prove(before, after, prompts(before), promised=promised)
+    program = grow_program(read_architecture(before), done.operators, seed=done.seed)
+    proof = prove(before, after, prompts(before), promised=promise(done.operators), program=program)
     sys.stdout.write(to_json(proof) + "\n")
 
 
@@ -284,4 +294,4 @@ def prompts(folder: Path) -> list[list[int]]:
 
 
 if __name__ == "__main__":
-    _prove_here(Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3])  # type: ignore[arg-type]
+    _prove_here(Path(sys.argv[1]), Path(sys.argv[2]), Proving.read(from_json(sys.argv[3]), "what is to be proved"))

@@ -204,8 +204,8 @@ def active_parameters(view: Blueprint) -> int:
         if not view.exists(row) or (row.role == "embedding" and not view.tied):
             continue
         copies = view.layers if "{layer}" in row.name else 1
-        copies *= view.count("num_experts_per_tok") if "{expert}" in row.name else 1
-        active += math.prod(view.shape(row)) * copies
+        copies *= view.count("num_experts_per_tok") if "{expert}" in row.name or row.stacked else 1
+        active += math.prod(view.shape(row)) * copies // (view.experts or 1 if row.stacked else 1)
     return active
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from scaler_wizard.weights.companions import copy_companions
+from scaler_wizard.weights.evaluate import values
 from scaler_wizard.weights.expressions import (
     Concatenate,
     Expression,
@@ -25,7 +26,7 @@ from scaler_wizard.weights.expressions import (
     tile,
     zeros,
 )
-from scaler_wizard.weights.program import Fresh, Program, identity
+from scaler_wizard.weights.program import Fresh, Program, identity, stacks_of
 from scaler_wizard.weights.stream import Written, broken_numbers, check_disk, write
 
 __all__ = [
@@ -54,7 +55,9 @@ __all__ = [
     "negate",
     "repeat",
     "rows",
+    "stacks_of",
     "tile",
+    "values",
     "write",
     "zeros",
 ]

@@ -173,6 +173,18 @@ def chunks(expression: Expression, source: Source) -> Iterator[Array]:
         yield np.ascontiguousarray(flat) if stored else from_float(flat, expression.dtype)
 
 
+def values(expression: Expression, *, seed: int) -> Iterator[Array]:
+    """The expression's numbers in fp32, not rounded to its type, as flat chunks of whole rows."""
+    source = Source(seed)
+    step = max(1, CHUNK // max(1, width(expression)))
+    try:
+        for start in range(0, expression.shape[0], step):
+            part = evaluate(expression, start, min(start + step, expression.shape[0]), source)
+            yield np.ascontiguousarray(part.reshape(-1))
+    finally:
+        source.close()
+
+
 def evaluate(expression: Expression, start: int, stop: int, source: Source, *, stored: bool = False) -> Array:
     """Rows [start, stop) as (rows, columns): fp32, or stored integers where `stored`."""
     again = partial(evaluate, source=source, stored=stored)
