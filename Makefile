@@ -23,11 +23,13 @@ check: $(READY)  ## lint, types, layers, generated files, tests
 	$(BIN)/lint-imports
 	$(BIN)/python scripts/generate_schemas.py --check
 	$(BIN)/python scripts/generate_contract.py --check
+	$(BIN)/python scripts/generate_growth.py --check
 	$(BIN)/python -m pytest
 
 generate: $(READY)  ## write the generated files again
 	$(BIN)/python scripts/generate_schemas.py
 	$(BIN)/python scripts/generate_contract.py
+	$(BIN)/python scripts/generate_growth.py
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.12 $(MAKECMDGOALS)")'

@@ -296,9 +296,12 @@ def _converted(view: Blueprint, model_type: str, **changes: Any) -> Blueprint:
 
 
 def _refuse_source(view: Blueprint, operator: str, families: tuple[str, ...]) -> None:
+    cure = f"it works on {', '.join(families)}; widen_ffn works on every family"
+    if view.experts:
+        raise refuse(operator, f"{view.family} is a mixture already", "use duplicate_experts or widen_ffn")
     if view.family not in families:
-        cure = f"it works on {', '.join(families)}; widen_ffn works on every family"
-        raise refuse(operator, f"{view.family} has no stock mixture that computes the same", cure)
+        kind = "a shared expert" if operator == "shared_expert" else "equal experts"
+        raise refuse(operator, f"{view.family} has no stock mixture with {kind} that computes the same", cure)
     mixture = FAMILIES.get(MIXTURES.get(view.family, ""))
     has_place = mixture is not None and any(row.when == "attention_bias" for row in mixture.rows)
     if view.value("mlp_bias") or (view.value("attention_bias") and not (has_place and operator != "shared_expert")):

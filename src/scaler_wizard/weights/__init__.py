@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from scaler_wizard.weights.companions import copy_companions
-from scaler_wizard.weights.evaluate import values
+from scaler_wizard.weights.evaluate import stored_pieces, values
 from scaler_wizard.weights.expressions import (
     Concatenate,
     Expression,
@@ -56,6 +56,7 @@ __all__ = [
     "repeat",
     "rows",
     "stacks_of",
+    "stored_pieces",
     "tile",
     "values",
     "write",

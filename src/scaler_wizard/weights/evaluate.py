@@ -185,6 +185,16 @@ def values(expression: Expression, *, seed: int) -> Iterator[Array]:
         source.close()
 
 
+def stored_pieces(expression: Expression, *, seed: int) -> Iterator[bytes]:
+    """The expression in its stored type, as bytes."""
+    source = Source(seed)
+    try:
+        for piece in chunks(expression, source):
+            yield piece.tobytes()
+    finally:
+        source.close()
+
+
 def evaluate(expression: Expression, start: int, stop: int, source: Source, *, stored: bool = False) -> Array:
     """Rows [start, stop) as (rows, columns): fp32, or stored integers where `stored`."""
     again = partial(evaluate, source=source, stored=stored)
