@@ -7,7 +7,7 @@ import os
 import sys
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -269,11 +269,24 @@ def evaluate(
 
 
 @app.command()
-def export(out: Path, run: RunId = "latest", runs: Runs = RUNS) -> None:
-    """Put the current model of a run into a folder of your choice."""
+def export(
+    out: Path,
+    run: RunId = "latest",
+    form: Annotated[
+        Literal["folder", "gguf"], typer.Option("--format", help="A stock folder, or one GGUF file.")
+    ] = "folder",
+    runs: Runs = RUNS,
+) -> None:
+    """Put the current model of a run where you want it, for transformers or for llama.cpp."""
     from scaler_wizard.run import export_to
 
-    typer.echo(export_to(_open(runs, run), out))
+    found = _open(runs, run)
+    if form == "folder":
+        typer.echo(export_to(found, out))
+        return
+    from scaler_wizard.gguf_writer import write_gguf
+
+    typer.echo(write_gguf(found.verified(), out))
 
 
 Model = Annotated[str, typer.Argument(help="Folder, GGUF file, hub id, `embedded` or `smollm2`.")]

@@ -22,6 +22,7 @@ from scaler_wizard.architecture import Architecture, Place, read_architecture
 from scaler_wizard.errors import ScalerError
 from scaler_wizard.weights import Expression, Input, Scaled, Take, check_disk, join, stored_pieces, values
 
+Array = npt.NDArray[np.float64]
 FAMILIES = ("llama", "mistral", "mixtral")
 NAMES = {
     "model.embed_tokens.weight": "token_embd.weight",
@@ -185,7 +186,7 @@ def attention_factor(rope: Mapping[str, Any]) -> float:
     return 1.0
 
 
-def frequency_factors(rope: Mapping[str, Any], head_dim: int) -> npt.NDArray[Any] | None:
+def frequency_factors(rope: Mapping[str, Any], head_dim: int) -> Array | None:
     """What each rotary frequency is divided by (head_dim / 2 numbers); None where by nothing.
 
     With i < d/2, b = rope_theta, inverse frequencies are b^(-2i/d); formulas as in transformers' modeling_rope_utils.
@@ -198,9 +199,9 @@ def frequency_factors(rope: Mapping[str, Any], head_dim: int) -> npt.NDArray[Any
         case "linear":
             return np.full(steps.size, float(rope["factor"]))
         case "yarn":
-            return inverse / _yarn(rope, inverse, head_dim)
+            scaled = _yarn(rope, inverse, head_dim)
         case "llama3":
-            return inverse / _llama3(rope, inverse)
+            scaled = _llama3(rope, inverse)
         case "longrope" if list(rope["short_factor"]) == list(rope["long_factor"]):
             return np.array(rope["long_factor"], float)
         case other:
@@ -208,9 +209,11 @@ def frequency_factors(rope: Mapping[str, Any], head_dim: int) -> npt.NDArray[Any
                 f"rotary scaling {other} changes with the length; llama.cpp does not follow it",
                 "extend the window by yarn, llama3 or linear instead",
             )
+    factors: Array = inverse / scaled
+    return factors
 
 
-def _yarn(rope: Mapping[str, Any], inverse: npt.NDArray[Any], head_dim: int) -> npt.NDArray[Any]:
+def _yarn(rope: Mapping[str, Any], inverse: Array, head_dim: int) -> Array:
     base, window = math.log(float(rope["rope_theta"])), rope["original_max_position_embeddings"]
 
     def turns(number: float) -> float:
@@ -221,13 +224,15 @@ def _yarn(rope: Mapping[str, Any], inverse: npt.NDArray[Any], head_dim: int) -> 
         low, high = math.floor(low), math.ceil(high)
     low, high = max(low, 0), min(high, head_dim - 1)
     ramp = np.clip((np.arange(inverse.size) - low) / max(high - low, 0.001), 0, 1)
-    return inverse / rope["factor"] * ramp + inverse * (1 - ramp)
+    scaled: Array = inverse / rope["factor"] * ramp + inverse * (1 - ramp)
+    return scaled
 
 
-def _llama3(rope: Mapping[str, Any], inverse: npt.NDArray[Any]) -> npt.NDArray[Any]:
+def _llama3(rope: Mapping[str, Any], inverse: Array) -> Array:
     low, high, window = rope["low_freq_factor"], rope["high_freq_factor"], rope["original_max_position_embeddings"]
     smooth = np.clip((window * inverse / (2 * math.pi) - low) / (high - low), 0, 1)
-    return (1 - smooth) * inverse / rope["factor"] + smooth * inverse
+    scaled: Array = (1 - smooth) * inverse / rope["factor"] + smooth * inverse
+    return scaled
 
 
 # -- head of the file --------------------------------------------------------------------------------------------------
