@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: demo demo-real test check generate soak clean
+.PHONY: demo demo-real test check generate cockpit soak clean
 
 demo: $(READY)  ## the whole main job on the embedded model, some minutes
 	$(BIN)/scaler demo
@@ -30,6 +30,10 @@ generate: $(READY)  ## write the generated files again
 	$(BIN)/python scripts/generate_schemas.py
 	$(BIN)/python scripts/generate_contract.py
 	$(BIN)/python scripts/generate_growth.py
+	$(BIN)/python tests/test_words.py
+
+cockpit: generate  ## build the web page into the package again; needs Node 20 or newer
+	cd cockpit && npm ci --no-audit --no-fund && npm run build && npm test
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.12 $(MAKECMDGOALS)")'

@@ -8,10 +8,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from pydantic import BaseModel
+from pydantic.json_schema import JsonSchemaMode, models_json_schema
+
 from scaler_wizard.contract import SignedContract
-from scaler_wizard.events import Cockpit, worker_event
+from scaler_wizard.events import Cockpit, Evaluated, Payload, Step, Telegram, Usage, worker_event
 from scaler_wizard.phases import Plan
 from scaler_wizard.recipe import Recipe
+from scaler_wizard.server import wire
 
 FOLDER = Path(__file__).parents[1] / "schemas"
 
@@ -24,7 +28,18 @@ def schemas() -> Mapping[str, dict[str, Any]]:
         "event": worker_event.json_schema(),
         "cockpit": Cockpit.model_json_schema(by_alias=True),
         "contract": SignedContract.model_json_schema(),
+        "wire": wire_schema(),
     }
+
+
+def wire_schema() -> dict[str, Any]:
+    """What the cockpit and its server say to each other, and the events that it draws; TypeScript is made from it."""
+    own = [one for one in vars(wire).values() if isinstance(one, type) and issubclass(one, Payload)]
+    records: list[type[BaseModel]] = [Cockpit, Step, Evaluated, Telegram, Usage]
+    records += [one for one in own if one.__module__ == wire.__name__]
+    asked: list[tuple[type[BaseModel], JsonSchemaMode]] = [(one, "serialization") for one in records]
+    _, made = models_json_schema(asked, by_alias=True)
+    return {"title": "Wire", **made}
 
 
 def texts() -> dict[Path, str]:

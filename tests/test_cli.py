@@ -84,7 +84,7 @@ def test_reading_verbs_show_the_run(made: Path) -> None:
     )
     assert "-> current   004-export" in status and "completed" in listed
     assert "gate" in log and "standing approval" in log
-    assert changed.startswith("Parameters 1.2x, context doubled")
+    assert changed.startswith("Parameters 1.21x, context doubled")
 
 
 def test_rollback_copies_nothing_and_undo_takes_it_back(runs: Path) -> None:
@@ -209,7 +209,7 @@ def test_the_current_model_is_exported_whole_or_not_at_all(runs: Path, tmp_path:
         ("model: embedded\ncontxt: 2x\n", ["contxt: no such field", "did you mean context?"]),
         ("model: embedded\n", ["asks for nothing"]),
         ("model: embedded\ncontext: 64\n", ["window is 128 already"]),
-        ("model: embedded\nparameters: 0.5x\n", ["smaller"]),
+        ("model: embedded\nparameters: 0.5x\n", ["not above"]),
         ("model: nowhere\ncontext: 2x\n", ["no such model"]),
         ("model: embedded\ncontext: 2x\nlimits: {memory_share: 0.99}\n", ["memory_share", "0.9"]),
         ("model: embedded\ncontext: 2x\nlimits: {memory: 100M}\n", ["the limit is"]),
@@ -256,7 +256,7 @@ def test_a_plan_is_an_editable_file_that_can_be_run(tmp_path: Path) -> None:
     assert "steps:" in text and not (tmp_path / "runs").exists()
     (tmp_path / "plan.yaml").write_text(text.replace("length: 256", "lenght: 256", 1))
     broken = scaler("run", tmp_path / "plan.yaml", "--sign", "Ada", "--runs", tmp_path / "runs")
-    assert broken.returncode == 2 and "lenght" in broken.stderr and not (tmp_path / "runs").exists()
+    assert broken.returncode == 2 and "did you mean length?" in broken.stderr and not (tmp_path / "runs").exists()
 
 
 def test_rollback_plan_and_status_load_no_torch() -> None:

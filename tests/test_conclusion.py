@@ -92,6 +92,7 @@ def test_knowledge_that_was_not_asked_for_is_not_measured(story: Story) -> None:
 def test_short_text_that_got_worse_is_a_loss(story: Story) -> None:
     found = conclude(with_final(story, measured(short=3.05, long=2.88, truncated=2.95)))
     assert "3.000 → 3.050" in only(found.lost, "short text")
+    assert "one figure is worse" in found.headline and "worse" not in conclude(story).headline
 
 
 def test_facts_that_are_found_again_are_a_gain(story: Story) -> None:

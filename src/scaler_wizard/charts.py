@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 Point = tuple[float, float]
 Label = tuple[float, str, str]
 """A line's last value, its name and its colour."""
-WIDTH = 7.2  # inches
+WIDTH = 5.8  # inches; narrow, so that letters can be read on a telephone
 
 
 @dataclass(frozen=True)
@@ -80,7 +80,7 @@ class Picture:
         out = BytesIO()
         with rc_context({"svg.fonttype": "path", "svg.hashsalt": self.name}):
             metadata = {"Date": None} if kind == "svg" else {"Software": None}
-            self.draw(theme).savefig(out, format=kind, dpi=160, metadata=metadata, facecolor=theme.page)
+            self.draw(theme).savefig(out, format=kind, dpi=200, metadata=metadata, facecolor=theme.page)
         return out.getvalue()
 
 
@@ -104,12 +104,12 @@ def positions(story: Story) -> Picture | None:
     cut = list(_cut(base.buckets))
 
     def draw(theme: Theme) -> Figure:
-        figure, axes = _figure(theme, height=3.9)
+        figure, axes = _figure(theme, height=3.5)
         length = max(bucket.end for bucket in base.buckets)
         _native(axes, theme, base.native_length, length)
         labels = [_line(axes, name, points, getattr(theme, colour)) for name, colour, points in lines]
         if cut:
-            labels.append(_truncated(axes, theme, cut, f"base, text cut to {tokens(base.native_length)}"))
+            labels.append(_truncated(axes, theme, cut, f"base, cut to {tokens(base.native_length)}"))
         _label_ends(axes, labels)
         axes.set_xlabel("position in the text (tokens)")
         axes.set_ylabel("loss (nats per token)")
@@ -148,7 +148,7 @@ def _native(axes: Axes, theme: Theme, native: int, length: int) -> None:
     """Shade the base's own window, and name quarters of the whole one."""
     axes.axvspan(0, native, color=theme.faint, alpha=0.13, lw=0)
     place: dict[str, Any] = {"transform": axes.get_xaxis_transform(), "ha": "center", "va": "bottom"}
-    axes.text(native / 2, 1.02, "native window", color=theme.faint, fontsize=8.5, **place)
+    axes.text(native / 2, 1.02, "native window", color=theme.faint, fontsize=9.5, **place)
     axes.set_xlim(0, length)
     places = [length * part // 4 for part in range(5)]
     axes.set_xticks(places, [tokens(at) for at in places])
@@ -170,7 +170,7 @@ def needles(story: Story) -> Picture | None:
         figure, panels = _panels(theme, len(shown))
         for axes, (name, measured) in zip(panels, shown, strict=True):
             _heat(axes, theme, measured.needles, lengths, depths)
-            axes.set_title(name, color=theme.ink, fontsize=10.5, loc="left")
+            axes.set_title(name, color=theme.ink, fontsize=11, loc="left")
             axes.set_xlabel("length of the text (tokens)")
         panels[0].set_ylabel("where the fact stood\n(0 % is the start of the text)")
         return figure
@@ -194,7 +194,7 @@ def _heat(
         share, x, y = cell.found / cell.asked, lengths.index(cell.length), depths.index(cell.depth)
         axes.add_patch(Rectangle((x - 0.48, y - 0.47), 0.96, 0.94, facecolor=shade(share), lw=0))
         ink = theme.page if share > 0.5 else theme.ink
-        axes.text(x, y, f"{cell.found}/{cell.asked}", ha="center", va="center", color=ink, fontsize=9)
+        axes.text(x, y, f"{cell.found}/{cell.asked}", ha="center", va="center", color=ink, fontsize=10)
     axes.set_xlim(-0.5, len(lengths) - 0.5)
     axes.set_ylim(len(depths) - 0.5, -0.5)
     axes.set_xticks(range(len(lengths)), [tokens(length) for length in lengths])
@@ -216,15 +216,18 @@ def curves(story: Story) -> Picture | None:
     colours = {"grown": "grown", "control": "base"}
 
     def draw(theme: Theme) -> Figure:
-        figure, axes = _figure(theme, height=3.5)
+        from matplotlib.ticker import MaxNLocator
+
+        figure, axes = _figure(theme, height=3.3)
         labels = []
         for arm, curve in arms:
             colour = getattr(theme, colours[arm])
-            axes.plot(*_columns(_finite(curve.training)), color=colour, lw=0.9, alpha=0.3)
+            axes.plot(*_columns(_finite(curve.training)), color=colour, lw=0.9, alpha=0.28)
             labels.append(_line(axes, names[arm], _finite(curve.evaluations), colour))
         last = max(max(curve.evaluations) for _, curve in arms) or 1
         axes.set_xlim(0, last)
-        axes.set_xticks([last * part / 4 for part in range(5)], [size(last * part / 4) for part in range(5)])
+        axes.xaxis.set_major_locator(MaxNLocator(4))
+        axes.xaxis.set_major_formatter(lambda place, _: size(place))
         _label_ends(axes, labels)
         axes.set_xlabel("tokens trained on")
         axes.set_ylabel("loss (nats per token)")
@@ -260,7 +263,7 @@ def parameters(story: Story) -> Picture | None:
             axes.barh(at, min(old, new), color=theme.faint, height=0.6)
             axes.barh(at, max(0, new - old), left=min(old, new), color=theme.grown, height=0.6)
             said = f"{size(old)} → {size(new)}" if new != old else f"{size(new)}, unchanged"
-            axes.text(new, at, f"  {said}", va="center", color=theme.ink, fontsize=9)
+            axes.text(new, at, f"  {said}", va="center", color=theme.ink, fontsize=10)
         axes.set_yticks(range(len(rows)), [name for name, _, _ in rows])
         axes.set_xlim(0, max(new for _, _, new in rows) * 1.35)
         axes.set_xticks([])
@@ -299,10 +302,10 @@ def _calm(axes: Axes, theme: Theme) -> None:
     axes.set_facecolor(theme.page)
     axes.grid(axis="y", color=theme.faint, alpha=0.25, lw=0.7)
     axes.set_axisbelow(True)
-    axes.tick_params(colors=theme.ink, labelsize=9)
+    axes.tick_params(colors=theme.ink, labelsize=10)
     for label in (axes.xaxis.label, axes.yaxis.label):
         label.set_color(theme.ink)
-        label.set_fontsize(9.5)
+        label.set_fontsize(10.5)
     for side, spine in axes.spines.items():
         spine.set_visible(side == "bottom")
         spine.set_color(theme.faint)
@@ -317,6 +320,6 @@ def _label_ends(axes: Axes, labels: Sequence[Label]) -> None:
     low, high = axes.get_ylim()
     lowest = -math.inf
     for value, name, colour in sorted(labels):
-        lowest = max(value, lowest + (high - low) * 0.075)
+        lowest = max(value, lowest + (high - low) * 0.085)
         place: dict[str, Any] = {"xycoords": axes.get_yaxis_transform(), "va": "center", "annotation_clip": False}
-        axes.annotate(f"{number(value, 2)}  {name}", (1.02, lowest), color=colour, fontsize=9.5, **place)
+        axes.annotate(f"{number(value, 2)}  {name}", (1.02, lowest), color=colour, fontsize=10.5, **place)

@@ -87,6 +87,56 @@ def recipes(
 
 
 @app.command()
+def models(
+    name: Annotated[str | None, typer.Argument(help="Tell more about this one.")] = None, as_json: Json = False
+) -> None:
+    """Open models to begin with: sizes, windows, licences, by sources and dates."""
+    from scaler_wizard.shelf import details, shelf
+
+    if name is not None:
+        entry, rows = details(name)
+        if as_json:
+            _print_json(entry)
+        else:
+            _show_rows(rows)
+        return
+    found = shelf()
+    if as_json:
+        _print_json(found)
+        return
+    for row in found:
+        size, window = float(row["parameters"] or 0) / 1e9, row["window"] or "unknown"
+        mark = "*" if row["terms"] else " "
+        typer.echo(f"{row['model']:<42} {size:7.2f}B {window:>8} {row['rope']:<9}{mark}{row['licence'] or 'unknown'}")
+    _talk("* has terms of its own: scaler models NAME. Any other supported folder or hub id works as well.")
+
+
+@app.command()
+def wish(
+    text: Annotated[str, typer.Argument(help="What you want, in your own words (en, pt, es, fr, de, zh).")],
+    model: Annotated[str | None, typer.Option(help="Fit it to this model and this machine.")] = None,
+    choose: Annotated[str | None, typer.Option(help="A recipe, in answer to the question.")] = None,
+    out: Annotated[Path | None, typer.Option("-o", "--out", help="Write the recipe to this file.")] = None,
+    runs: Runs = RUNS,
+    as_json: Json = False,
+) -> None:
+    """From a wish to a recipe, with the reasons; one question where the wish leaves it open."""
+    from scaler_wizard.advise import advised, as_yaml
+    from scaler_wizard.run import write_whole
+
+    found = advised(text, model=model, choose=choose, runs=runs)
+    for reason in found.reasons:
+        _talk(f"- {reason}")
+    if out is not None:
+        write_whole(out, as_yaml(found))
+        _talk(f"Written to {out}; next: scaler plan {out}")
+    elif as_json:
+        _print_json({"recipe": found.name, "settings": found.data, "reasons": found.reasons})
+    else:
+        typer.echo(as_yaml(found), nl=False)
+
+
+@app.command()
 def plan(
     recipe: Annotated[Path, typer.Argument(help="Recipe file, or the name of a shipped one.")],
     out: Annotated[Path, typer.Option("-o", "--out", help="Where to write the plan.")] = Path("plan.yaml"),
@@ -248,6 +298,23 @@ def diff(
         typer.echo(f"{name:<22} {before} -> {after}")
 
 
+@app.command()
+def cockpit(
+    runs: Runs = RUNS,
+    port: Annotated[int, typer.Option(min=1, max=65535, help="Port.")] = 8321,
+    models: Annotated[Path | None, typer.Option(help="Folder of model folders to choose from.")] = None,
+    listen: Annotated[str, typer.Option(help="Address; other than loopback only with a certificate.")] = "127.0.0.1",
+    certificate: Annotated[Path | None, typer.Option(help="TLS certificate chain (PEM).")] = None,
+    key: Annotated[Path | None, typer.Option(help="TLS private key (PEM).")] = None,
+    tunnel: Annotated[str | None, typer.Option(help="Host name of an encrypting tunnel in front.")] = None,
+) -> None:
+    """Serve the cockpit, a web page over all runs, on this machine."""
+    from scaler_wizard.server import Address, serve
+
+    address = Address(listen, port, certificate, key, tunnel)
+    serve(runs, address, models=models, program_token=os.environ.get("SCALER_TOKEN"), say=_talk)
+
+
 @app.command("eval")
 def evaluate(
     model: Annotated[str, typer.Argument(help="Folder, GGUF file, hub id, `embedded` or `smollm2`.")],
@@ -322,6 +389,38 @@ def grow(
 
 
 @app.command()
+def merge(
+    recipe: Annotated[Path, typer.Argument(help="A `merge:` block, or mergekit's YAML.")],
+    out: Annotated[Path | None, typer.Option("-o", "--out", help="Folder of the merged model.")] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace a merged model that is there.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Merge models that were trained from one base; without --out only check whether they can be merged."""
+    from scaler_wizard.adapting import load_adapters, merge_adapters
+    from scaler_wizard.merging import merge_models, prepare
+    from scaler_wizard.screen import Bar
+
+    adapters = load_adapters(recipe)
+    if adapters is not None and out is not None:
+        fused = merge_adapters(adapters, out, force=force)
+        _print_json(fused.lineage) if as_json else _show_rows(fused.rows())
+        return
+    if adapters is not None:
+        raise ScalerError("--out: adapters are merged into a folder", "name one: --out FOLDER")
+    if out is None:
+        _show_rows(prepare(recipe).rows())
+        _talk("Nothing stands in the way. Name a folder to merge into: --out FOLDER")
+        return
+    with Bar() as bar:
+        merged = merge_models(recipe, out, force=force, tell=bar)
+    if as_json:
+        _print_json(merged.lineage)
+        return
+    typer.echo(merged.folder)
+    _talk("Merged, not measured: `scaler eval` says whether it was worth it.")
+
+
+@app.command()
 def inspect(model: Model, as_json: Json = False) -> None:
     """What a model is, its size by part, its window, and which growth operators keep what."""
     from scaler_wizard.inspection import inspect_model
@@ -345,6 +444,64 @@ def unpickle(
 
     convert_pickled(folder, out, consent=consent)
     typer.echo(out)
+
+
+@app.command()
+def telemetry(
+    run: RunId = "latest",
+    to: Annotated[str | None, typer.Option("--to", help="Send to this OTLP/HTTP collector.")] = None,
+    runs: Runs = RUNS,
+) -> None:
+    """A run for your instruments: Prometheus text, or OpenTelemetry traces and metrics to a collector."""
+    from scaler_wizard.telemetry import prometheus, send
+
+    found = _open(runs, run)
+    if to is None:
+        typer.echo(prometheus(found), nl=False)
+        return
+    spans, points = send(found, to)
+    _talk(f"Sent {spans} spans and {points} points to {to}")
+
+
+@app.command()
+def share(
+    run: RunId = "latest",
+    preview: Annotated[bool, typer.Option("--preview", help="Show what would be in the file.")] = False,
+    out: Annotated[Path | None, typer.Option("-o", "--out", help="Write the file.")] = None,
+    runs: Runs = RUNS,
+    as_json: Json = False,
+) -> None:
+    """A finished run as a file that you may give away: closed words and coarse numbers; nothing is sent."""
+    from scaler_wizard.run import write_whole
+    from scaler_wizard.share import as_yaml, pattern
+
+    if not preview and out is None:
+        raise ScalerError("nothing to do", "look first: --preview; then write the file: -o FILE")
+    shared = pattern(_open(runs, run))
+    if as_json:
+        _print_json(shared)
+    elif preview:
+        typer.echo(as_yaml(shared), nl=False)
+    if out is not None:
+        write_whole(out, as_yaml(shared))
+        _talk(f"Written to {out}; nothing was sent. Pass it on if you like what you read.")
+
+
+@app.command()
+def patterns(folder: Path, as_json: Json = False) -> None:
+    """Runs that others shared: what they asked for and what came of it; theirs, and never settings of yours."""
+    from scaler_wizard.share import read_patterns
+
+    good, bad = read_patterns(folder)
+    if as_json:
+        _print_json({"patterns": good, "refused": bad})
+        return
+    for name, one in good.items():
+        change = "unknown" if one.short_change is None else f"{one.short_change:+.2f}"
+        wish = f"{one.recipe.growth:g}x, window {one.recipe.stretch:g}x, {one.recipe.train}"
+        typer.echo(f"{name:<28} {one.family:<12} {wish:<28} short loss {change}")
+    for name, why in bad.items():
+        _talk(f"refused {name}: {why}")
 
 
 @app.command()

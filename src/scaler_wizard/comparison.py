@@ -68,7 +68,7 @@ def _short(base: Measurement, grown: Measurement) -> Compared | Missing:
 def _long(base: Measurement, grown: Measurement) -> Iterator[Compared | Missing]:
     length, cut = tokens(grown.target_length), tokens(base.native_length)
     same = base.target_length == grown.target_length
-    what = f"loss at the end of {length} tokens"
+    what = f"loss of the last {tokens(base.native_length // 2)} of {length} tokens"
     gain = _paired(base.tail_blocks, grown.tail_blocks) if same else None
     if not all(math.isfinite(bucket.nll) for one in (base, grown) for bucket in one.buckets):
         yield Missing(what, "a loss is not a finite number")
@@ -76,7 +76,7 @@ def _long(base: Measurement, grown: Measurement) -> Iterator[Compared | Missing]
         yield Missing(what, "base and grown model were not measured at the same places")
     else:
         yield _losses(what, _mean(base.tail_blocks), _mean(grown.tail_blocks), gain)
-    yield _against_truncation(base, grown, f"what {length} tokens save against the last {cut} alone")
+    yield _against_truncation(base, grown, f"gain of {length} tokens over the last {cut} alone")
 
 
 def _against_truncation(base: Measurement, grown: Measurement, what: str) -> Compared | Missing:
@@ -89,7 +89,7 @@ def _against_truncation(base: Measurement, grown: Measurement, what: str) -> Com
         what=f"{what} (nats per token)",
         base=interval(before),
         grown=interval(gain),
-        change="",
+        change="above 0 is a gain",
         gain=gain,
         sentence=f"reading {tokens(grown.target_length)} tokens, the grown model's loss is {_lower(gain.value)} than "
         f"when {whose} reads only the last {tokens(base.native_length)} (gain {interval(gain)} nats per token)",

@@ -42,10 +42,11 @@ def conclude(story: Story) -> Conclusion:
     """Judge a run by its own figures."""
     found = compare(story)
     known = [(one.gain, one.sentence) for one in found if isinstance(one, Compared)]
+    lost = tuple(sentence for gain, sentence in known if gain.high < 0)
     return Conclusion(
-        headline=" ".join([_made(story), *_growth(story)]),
+        headline=" ".join([_made(story), *_growth(story), *_warning(lost)]),
         gained=tuple(sentence for gain, sentence in known if gain.low > 0),
-        lost=tuple(sentence for gain, sentence in known if gain.high < 0),
+        lost=lost,
         unchanged=tuple(sentence for gain, sentence in known if gain.low <= 0 <= gain.high),
         unmeasured=tuple(_unmeasured(story, found)),
     )
@@ -61,6 +62,12 @@ def _made(story: Story) -> str:
     if not changes:
         return f"{base.name} kept its size and its window."
     return f"{base.name} went from {' and from '.join(changes)}."
+
+
+def _warning(lost: tuple[str, ...]) -> Iterator[str]:
+    if lost:
+        figures = "one figure is" if len(lost) == 1 else f"{len(lost)} figures are"
+        yield f"But {figures} worse than before: look at what was lost."
 
 
 # -- did growth pay? ---------------------------------------------------------------------------------------------------

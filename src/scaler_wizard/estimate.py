@@ -15,7 +15,7 @@ from threadpoolctl import threadpool_limits
 
 from scaler_wizard.architecture import Blueprint
 from scaler_wizard.metrics import MeasureSpec
-from scaler_wizard.phases import Estimate, Train
+from scaler_wizard.phases import Estimate, Phase, Train
 
 PROBE_SECONDS = 0.06
 MODEL_SHARE = 0.42
@@ -81,6 +81,13 @@ def training_flops(view: Blueprint, base: Blueprint, train: Train) -> float:
     tokens = train.steps * train.windows_per_step * train.window
     work = Work(tokens, train.window)
     return 3 * forward_flops(view, work) + (3 * forward_flops(base, work) if train.control else 0)
+
+
+def phase_flops(phase: Phase, view: Blueprint, base: Blueprint, *, native: int) -> float:
+    """Operations of a whole phase: what it trains and what it measures afterwards."""
+    read = [] if phase.measure is None else measure_work(phase.measure, native)
+    trained = training_flops(view, base, phase.change) if isinstance(phase.change, Train) else 0.0
+    return trained + sum(forward_flops(view, part) for part in read)
 
 
 def measuring_bytes(view: Blueprint, spec: MeasureSpec | None) -> int:

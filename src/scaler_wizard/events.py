@@ -91,6 +91,8 @@ class Usage(Record):
     """Use of all processors by the worker, 0 to 100; None at the first look."""
     vram_bytes: int | None = None
     """GPU memory of the worker; None without a GPU."""
+    cpu_seconds: float | None = None
+    """Processor time that the phase took so far; None in runs of earlier releases."""
     share: float | None = None
     """Part of the phase that is done; None while unknown."""
     doing: str = ""

@@ -91,7 +91,7 @@ def _outside(
     yield from _short(baseline, after, limits)
     yield from _knowledge(baseline, after, limits)
     if change.kind in ("extend", "heal"):
-        yield from _long(after, limits)
+        yield from _long(baseline, after, limits)
 
 
 def _for_rung(limits: GateLimits) -> GateLimits:
@@ -118,15 +118,21 @@ def _knowledge(baseline: Measurement, after: Measurement, limits: GateLimits) ->
         yield f"accuracy fell by {fall:.1%} in {after.probe.asked} questions; the limit is {limits.accuracy_drop:.0%}"
 
 
-def _long(after: Measurement, limits: GateLimits) -> Iterator[str]:
+def _long(baseline: Measurement, after: Measurement, limits: GateLimits) -> Iterator[str]:
     if after.context_gain is not None and -after.context_gain.value > limits.truncation_loss:
         yield (
             f"the long window is {-after.context_gain.value:.3f} nats per token worse than truncation; "
             f"the limit is {limits.truncation_loss:g}"
         )
-    near, far = needle_share(after, after.native_length), needle_share(after, after.target_length)
-    if far is not None and near is not None and far < limits.needle_share * near:
-        yield f"{far:.0%} of the needles are found at {tokens(after.target_length)}, {near:.0%} in the native window"
+    native = baseline.native_length
+    before, near, far = (
+        needle_share(one, length) for one, length in ((baseline, native), (after, native), (after, after.target_length))
+    )
+    if before is None:
+        return
+    for share, length in ((near, native), (far, after.target_length)):
+        if share is not None and share < limits.needle_share * before:
+            yield f"{share:.0%} of the needles are found at {tokens(length)}; the base finds {before:.0%} in its window"
 
 
 # -- figures that others show as well --------------------------------------------------------------------------------

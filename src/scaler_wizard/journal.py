@@ -113,3 +113,9 @@ class Journal:
         query = f"SELECT seq, time, phase, kind, data FROM events WHERE {where} ORDER BY seq DESC LIMIT 1"
         found = self._database.execute(query, values).fetchone()
         return None if found is None else Row(found[0], found[1], found[2], found[3], from_json(found[4]))
+
+    def newest(self) -> Row:
+        """The newest event; a run's journal begins with its creation, so there is one."""
+        found = self._database.execute("SELECT seq, time, phase, kind, data FROM events ORDER BY seq DESC LIMIT 1")
+        seq, moment, phase, kind, data = found.fetchone()
+        return Row(seq, moment, phase, kind, from_json(data))

@@ -6,14 +6,11 @@ place only if the proof holds. Not covered: training. A model that has just grow
 
 from __future__ import annotations
 
-import fcntl
 import os
-import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
@@ -23,6 +20,7 @@ from blake3 import blake3
 
 from scaler_wizard import __version__
 from scaler_wizard.architecture import Architecture, Blueprint, read_architecture
+from scaler_wizard.beside import beside, put, refuse_place, sweep
 from scaler_wizard.errors import ScalerError
 from scaler_wizard.evals.seam import RepeatCosts
 from scaler_wizard.grow import (
@@ -141,7 +139,7 @@ def grow_model(
     `allow` names the operators that a size may use. `force` replaces an `out` that was made by this function before,
     and nothing else. Everything that can be refused is refused before a byte is written.
     """
-    _refuse_place(out, force=force)
+    refuse_place(out, GROWTH, force=force)
     architecture = read_architecture(source)
     operators, reasons = _chosen(architecture, target, allow, tell)
     program = grow_program(architecture, operators, seed=seed)
@@ -149,7 +147,7 @@ def grow_model(
     tell("checking every number of the model", 0.0)
     _refuse_broken(architecture)
     fingerprint = fingerprint_of(architecture)
-    with _beside(out) as staging:
+    with beside(out, "growing") as staging:
         written = write(
             program,
             staging,
@@ -158,7 +156,7 @@ def grow_model(
             progress=lambda done, total: tell("writing", done / total),
         )
         companions = copy_companions(source, staging)
-        _sweep(staging, keep={*written.files, *companions})
+        sweep(staging, keep={*written.files, *companions})
         if prove:
             tell("proving that the function is kept", 0.0)
         growth = Growth(
@@ -176,7 +174,7 @@ def grow_model(
         (staging / GROWTH).write_text(to_json(growth) + "\n", encoding="utf-8")
         for name in (*companions, GROWTH, "."):
             sync(staging / name)
-        _put(staging, out)
+        put(staging, out)
     return Grown(out, growth, reasons)
 
 
@@ -214,17 +212,6 @@ def repeat_costs_of(folder: Path) -> RepeatCosts:
     return RepeatCosts.read(from_json(answer.stdout.splitlines()[-1]), "costs of repeated layers")
 
 
-def _refuse_place(out: Path, *, force: bool) -> None:
-    if _aside(out).exists() and not out.exists():
-        _aside(out).rename(out)  # killed between two renames
-    if not out.exists():
-        return
-    if not out.is_dir():
-        raise ScalerError(f"{out}: a file is there", "name a folder that does not exist yet")
-    if any(out.iterdir()) and not (force and (out / GROWTH).is_file()):
-        raise ScalerError(f"{out}: the folder is not empty", "name another; --force replaces only a grown model")
-
-
 def _refuse_broken(architecture: Architecture) -> None:
     broken = broken_numbers(architecture.tensors)
     if broken:
@@ -236,47 +223,6 @@ def fingerprint_of(architecture: Architecture) -> str:
     files = {architecture.folder / "config.json", *(tensor.file for tensor in architecture.tensors.values())}
     text = "\n".join(f"{file.name} {file_hash(file)}" for file in sorted(files))
     return blake3(text.encode()).hexdigest()
-
-
-@contextmanager
-def _beside(out: Path) -> Iterator[Path]:
-    """A hidden folder beside `out`, gone again if anything fails; a killed growth goes on in it."""
-    out.parent.mkdir(parents=True, exist_ok=True)
-    staging = out.parent / f".{out.name}.growing"
-    staging.mkdir(exist_ok=True)
-    lock = os.open(staging, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise ScalerError(f"{out}: another process is growing it", "wait for it, or name another folder") from None
-        try:
-            yield staging
-        except BaseException:
-            shutil.rmtree(staging, ignore_errors=True)
-            raise
-    finally:
-        os.close(lock)
-
-
-def _sweep(staging: Path, *, keep: set[str]) -> None:
-    """Remove what another growth, killed earlier on its way to the same place, has left."""
-    for file in staging.iterdir():
-        if file.name not in keep:
-            file.unlink()
-
-
-def _put(staging: Path, out: Path) -> None:
-    """Rename into place; a model that is replaced stays until the new one is there."""
-    if out.exists():
-        out.rename(_aside(out))
-    staging.rename(out)
-    sync(out.absolute().parent)
-    shutil.rmtree(_aside(out), ignore_errors=True)
-
-
-def _aside(out: Path) -> Path:
-    return out.parent / f".{out.name}.replaced"
 
 
 def _proved(before: Path, after: Path, operators: Sequence[GrowthOperator], seed: int) -> Proof:

@@ -140,13 +140,21 @@ def _contract(run: Run, signed: SignedContract, gate: Row | None) -> ContractSta
     window = signed.contract.response_window_sec
     deadline = None
     if gate is not None and run.status == "running":
-        deadline = datetime.fromtimestamp(gate.time, UTC) + timedelta(seconds=window)
+        deadline = _deadline(run, gate, window)
     return ContractState(
         version=signed.contract.version,
         guarantees_met=not broken,
         response_window_sec=window,
         next_decision_point=deadline,
     )
+
+
+def _deadline(run: Run, gate: Row, window: int) -> datetime:
+    """A gate that was open when an earlier process ended has a whole window from the resumption on."""
+    resumed = run.last("resumed")
+    begun = gate.time if resumed is None else max(gate.time, resumed.time)
+    windows = 1 + len(run.extensions(gate.data["gate"]))
+    return datetime.fromtimestamp(begun, UTC) + timedelta(seconds=window * windows)
 
 
 def _actions(run: Run, gate: Row | None) -> Iterator[Action]:

@@ -10,6 +10,7 @@ from typing import Any, Literal
 import yaml
 
 from scaler_wizard.architecture import Architecture, Blueprint, read_architecture
+from scaler_wizard.catalogue import find, licence_warning
 from scaler_wizard.context.ladder import ladder
 from scaler_wizard.contract import Contract
 from scaler_wizard.errors import ScalerError
@@ -33,7 +34,11 @@ from scaler_wizard.target import solve, target_size
 
 SMALL = 20_000_000
 """Parameters below which everything is measured on many windows at once and trained whole."""
+UNASKED_WINDOW = 8192
+"""Tokens out to which a window is measured that nobody asked to change: a whole one may not fit into memory."""
 GIB = 2**30
+LEAST_STEPS = 8
+"""Few tokens make small steps rather than few of them."""
 
 
 @dataclass(frozen=True)
@@ -86,7 +91,7 @@ def make_plan(recipe: Recipe, source: Source, base: Architecture, hardware: Hard
         breaker=recipe.breaker,
         seed=recipe.seed,
         estimate=total([phase.estimate for phase in phases]),
-        notes=(*notes, *_notes(setting, target)),
+        notes=(*notes, *_notes(setting, target), *_licence(source)),
         recipe=recipe.model_dump(mode="json"),
     )
     _must_fit(plan, setting)
@@ -142,9 +147,19 @@ def _notes(setting: Setting, target: int) -> Iterator[str]:
         yield "heal: false: nothing is trained, so new parameters stay empty: room added, not yet filled"
     elif not setting.recipe.heal.control:
         yield "heal.control: false: nobody will know whether simply training the base would have done as well"
+    if UNASKED_WINDOW < target == setting.native:
+        yield f"the window stays at {tokens(target)} and is measured out to {tokens(UNASKED_WINDOW)} only"
     if target > 2 * setting.native:
         rungs = len(ladder(setting.native, target))
         yield f"the window grows {target / setting.native:g}x in {rungs} rungs, a gate each"
+
+
+def _licence(source: Source) -> Iterator[str]:
+    """What the base's licence asks of a grown model."""
+    listed = find(source.name)
+    warning = licence_warning(source.licence or (listed.licence if listed is not None else None))
+    if warning is not None:
+        yield warning
 
 
 # -- phases ----------------------------------------------------------------------------------------------------------
@@ -192,6 +207,7 @@ def _phases(setting: Setting, target: int, operators: tuple[Operator, ...], view
 def measure_spec(setting: Setting, target: int) -> MeasureSpec:
     """Small models: many windows at once. Large ones: one long text, asked along a single pass."""
     wish, native, small = setting.recipe.measure, setting.native, setting.small
+    target = target if target > native else min(native, UNASKED_WINDOW)
     fractions = (0.25, 0.5, 0.75, 1.0) if not small else (native / target, 0.5, 1.0)
     lengths = sorted({max(64, int(target * share)) for share in fractions} | {min(native, target)})
     probe = wish.probe or ("none" if small else "capitals")
@@ -224,10 +240,10 @@ def train_settings(setting: Setting, heal: Heal, target: int, *, grows: bool) ->
     """Small models learn whole, at full length; large ones a little, in short windows with skipped positions."""
     small = setting.small
     window = heal.window or (min(target, 512) if small else min(1024, setting.native))
-    per_step = max(1, (8192 if small else 1024) // window)
     learn = heal.train or ("all" if small else "new" if grows else "lora")
     wished = heal.tokens or (2_000_000 if small else 16_384)
-    steps = max(4, round(wished / (per_step * window)))
+    per_step = max(1, min(8192 if small else 1024, wished // LEAST_STEPS) // window)
+    steps = max(1, round(wished / (per_step * window)))
     return Train(
         train=learn,
         steps=steps,

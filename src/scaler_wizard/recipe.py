@@ -103,7 +103,8 @@ class GateLimits(Record):
     rung_truncation_loss: Annotated[float, Field(ge=0)] = 0.20
     """The same as `truncation_loss` for a rung that is healed later, nats per token."""
     needle_share: Annotated[float, Field(ge=0, le=1)] = 0.75
-    """Needles found at the longest window after a context phase, as a share of those found in the native window."""
+    """Needles found at the longest window, and still found in the native one, after a context phase or training, as a
+    share of those that the base finds in its native window."""
     accuracy_drop: Annotated[float, Field(ge=0, le=1)] = 0.05
     """Largest fall of the probe's accuracy against the base; only counted where it is outside the base's interval."""
 
@@ -186,7 +187,7 @@ def load_recipe(path: Path, settings: Sequence[str] = ()) -> Recipe:
     """Read a recipe file, or a shipped recipe by its name, and lay `a.b=c` settings over it."""
     data = load_yaml(find_recipe(path))
     for setting in settings:
-        _set(data, setting)
+        set_field(data, setting)
     if "model" not in data and find_recipe(path).parent == SHIPPED:
         raise ScalerError(
             f"{path}: this recipe fits any model; which one?",
@@ -262,7 +263,8 @@ def _check_keys(path: Path, node: yaml.Node | None) -> None:
         _check_keys(path, value)
 
 
-def _set(data: dict[str, Any], setting: str) -> None:
+def set_field(data: dict[str, Any], setting: str) -> None:
+    """Lay one "a.b=value" over a recipe's fields."""
     key, equals, value = setting.partition("=")
     if not equals or not key:
         raise ScalerError(f"--set {setting}: expected a.b=value", "for example --set heal.tokens=100K")

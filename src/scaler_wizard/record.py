@@ -6,8 +6,10 @@ import difflib
 import json
 import math
 from collections.abc import Mapping
+from datetime import datetime
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, get_args
+from uuid import UUID
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -50,7 +52,9 @@ def explicit(data: Any) -> Any:
         return [explicit(value) for value in data]
     if isinstance(data, float) and not math.isfinite(data):
         return {"value": None, "nonfinite": str(data)}
-    if isinstance(data, Path):
+    if isinstance(data, datetime):
+        return data.isoformat()
+    if isinstance(data, (Path, UUID)):
         return str(data)
     return data
 
@@ -71,12 +75,14 @@ def _implicit(data: Any) -> Any:
 
 
 def _for_people(error: ValidationError, cls: type[BaseModel], name: str) -> ScalerError:
-    first = error.errors()[0]
+    found = error.errors()
+    first = next((one for one in found if one["type"] == "extra_forbidden"), found[0])  # a typo also leaves one missing
     where = ".".join(str(part) for part in first["loc"])
     if first["type"] == "extra_forbidden":
-        known = sorted(_fields(cls, first["loc"][:-1]))
+        missing = {str(one["loc"][-1]) for one in found if one["loc"][:-1] == first["loc"][:-1]} - {first["loc"][-1]}
+        known = sorted(_fields(cls, first["loc"][:-1]) | missing)
         close = difflib.get_close_matches(str(first["loc"][-1]), known, n=1)
-        hint = f"did you mean {close[0]}?" if close else f"known here: {', '.join(known)}"
+        hint = f"did you mean {close[0]}?" if close else f"known here: {', '.join(known) or 'none'}"
         return ScalerError(f"{name}: {where}: no such field", hint)
     if first["type"] == "missing":
         return ScalerError(f"{name}: {where}: missing", "add this field")
@@ -85,11 +91,16 @@ def _for_people(error: ValidationError, cls: type[BaseModel], name: str) -> Scal
 
 
 def _fields(cls: type[BaseModel], path: tuple[int | str, ...]) -> set[str]:
-    """Names known at `path`; only plain nested records are followed, since a union has no single answer."""
+    """Names known at `path`; followed are nested records and tuples of them, since a union has no single answer."""
+    kind: Any = cls
     for part in path:
-        field = cls.model_fields.get(str(part))
-        inner = field.annotation if field else None
-        if not (isinstance(inner, type) and issubclass(inner, BaseModel)):
-            return set()
-        cls = inner
-    return set(cls.model_fields)
+        if isinstance(part, int):
+            kind = next(iter(get_args(kind)), None)
+        else:
+            field = kind.model_fields.get(part) if _is_record(kind) else None
+            kind = field.annotation if field else None
+    return set(kind.model_fields) if _is_record(kind) else set()
+
+
+def _is_record(kind: Any) -> bool:
+    return isinstance(kind, type) and issubclass(kind, BaseModel)

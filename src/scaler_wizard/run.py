@@ -116,6 +116,17 @@ class Run:
         """How a gate was answered."""
         return next((row for row in self.journal.events(kinds=("decision",)) if row.data["gate"] == gate), None)
 
+    def extend(self, gate: str, *, who: str) -> None:
+        """Let the open gate wait once more as long."""
+        opened = self.open_gate()
+        if opened is None or opened.data["gate"] != gate:
+            raise ScalerError(f"gate {gate} is not open", "see `scaler status` for the open one")
+        self.journal.add("extended", {"gate": gate, "who": who}, phase=opened.phase)
+
+    def extensions(self, gate: str) -> list[Row]:
+        """Every time that a gate was given more time."""
+        return [row for row in self.journal.events(kinds=("extended",)) if row.data["gate"] == gate]
+
     def open_gate(self) -> Row | None:
         """The gate that waits for an answer."""
         gate = self.last("gate")

@@ -372,10 +372,14 @@ class Supervisor:
             if (given := self._approver(gate)) is not None:
                 action, who, how = given
                 self.run.decide(gate.id, gate.evidence_hash, action, who=who, how=how)
-            elif self._stop or self._requested() or time.monotonic() > gate.deadline:
+            elif self._stop or self._requested() or time.monotonic() > gate.deadline + self._extension(gate):
                 return "pause"
             else:
                 time.sleep(POLL_SECONDS)
+
+    def _extension(self, gate: Gate) -> float:
+        """A person may ask for more time as often as needed (WCAG 2.2.1): the same window again, each time."""
+        return self.contract.response_window_sec * len(self.run.extensions(gate.id))
 
     def _commit(self, gate: Gate) -> None:
         data = {

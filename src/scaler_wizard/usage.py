@@ -17,6 +17,8 @@ class Used:
     """Of all processors, since the look before; None at the first."""
     vram_bytes: int | None
     """None without a GPU."""
+    cpu_seconds: float
+    """Processor time since the process began, its children's included."""
 
 
 class Meter:
@@ -29,7 +31,8 @@ class Meter:
     def look(self) -> Used:
         """Everything that can be found out now; a process that has ended uses nothing."""
         family = _family(self._pid)
-        return Used(_ram(family), self._cpu(family), vram_of({process.pid for process in family}))
+        spent = sum(map(_spent, family))
+        return Used(_ram(family), self._cpu(family), vram_of({process.pid for process in family}), spent)
 
     def ram(self) -> int:
         """Resident memory alone: cheap enough to look at ten times a second."""
@@ -76,6 +79,16 @@ def _busy(process: psutil.Process) -> float:
     except psutil.NoSuchProcess:
         return 0.0
     return float(times.user + times.system)
+
+
+def _spent(process: psutil.Process) -> float:
+    """Also by children that have ended already."""
+    try:
+        times = process.cpu_times()
+    except psutil.NoSuchProcess:
+        return 0.0
+    ended = getattr(times, "children_user", 0.0) + getattr(times, "children_system", 0.0)  # Linux alone knows
+    return float(times.user + times.system + ended)
 
 
 def vram_of(pids: set[int]) -> int | None:

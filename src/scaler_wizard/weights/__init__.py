@@ -5,10 +5,15 @@ from __future__ import annotations
 from scaler_wizard.weights.companions import copy_companions
 from scaler_wizard.weights.evaluate import stored_pieces, values
 from scaler_wizard.weights.expressions import (
+    Blend,
     Concatenate,
+    Dice,
     Expression,
     Fill,
     Input,
+    Kernel,
+    Look,
+    LowRank,
     Mean,
     Random,
     Run,
@@ -27,15 +32,21 @@ from scaler_wizard.weights.expressions import (
     zeros,
 )
 from scaler_wizard.weights.program import Fresh, Program, identity, stacks_of
-from scaler_wizard.weights.stream import Written, broken_numbers, check_disk, write
+from scaler_wizard.weights.stream import NotFinite, Written, broken_numbers, check_disk, write
 
 __all__ = [
+    "Blend",
     "Concatenate",
+    "Dice",
     "Expression",
     "Fill",
     "Fresh",
     "Input",
+    "Kernel",
+    "Look",
+    "LowRank",
     "Mean",
+    "NotFinite",
     "Program",
     "Random",
     "Run",

@@ -8,7 +8,9 @@ from __future__ import annotations
 import math
 import os
 import threading
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -19,44 +21,66 @@ from blake3 import blake3
 
 from scaler_wizard.architecture import ITEM_BYTES, Tensor
 from scaler_wizard.weights.expressions import (
+    Blend,
     Concatenate,
     Expression,
     Fill,
     Input,
+    LowRank,
     Mean,
     Random,
     Run,
     Scaled,
+    Shape,
     Share,
     Spread,
     Sum,
     Take,
+    children,
 )
 
 Array = npt.NDArray[Any]
-CHUNK = 128 * 1024  # elements: half a megabyte of fp32 stays in the second-level cache
-SAMPLE, PIECES = 2**16, 64
+CHUNK = 64 * 1024  # elements: several arrays of a quarter megabyte stay in the second-level cache
+SAMPLE, PIECES, LOOKS = 2**16, 64, 32
 BLOCK = 64 * 1024  # elements of one random block
-KEPT_BLOCKS = 8
+KEPT_BLOCKS = 32  # 4 MB
 RAW: dict[str, np.dtype[Any]] = {"F32": np.dtype("<u4"), "F16": np.dtype("<u2"), "BF16": np.dtype("<u2")}
 Value = TypeVar("Value")
+Item = TypeVar("Item")
 
 
 class Source:
     """Open input files, and numbers about whole tensors that were found out once."""
 
-    def __init__(self, seed: int) -> None:
+    def __init__(self, seed: int, *, threads: int = 1) -> None:
         self.seed = seed
+        self._threads = threads
+        self._pool = ThreadPoolExecutor(max_workers=threads) if threads > 1 else None
         self._files: dict[Path, int] = {}
-        self._facts: dict[Any, Any] = {}
+        self._facts: dict[Any, _Fact] = {}
         self._lock = threading.RLock()
         self._blocks = threading.local()
 
     def close(self) -> None:
         """Close every file."""
+        if self._pool is not None:
+            self._pool.shutdown(cancel_futures=True)
         for descriptor in self._files.values():
             os.close(descriptor)
         self._files.clear()
+
+    def map(self, find: Callable[[Item], Value], items: Iterable[Item]) -> Iterator[Value]:
+        """Results in order; with several threads, a few are worked on at the same time. `find` must not map itself."""
+        if self._pool is None:
+            yield from map(find, items)
+            return
+        ahead: deque[Future[Value]] = deque()
+        for item in items:
+            ahead.append(self._pool.submit(find, item))
+            if len(ahead) > self._threads:
+                yield ahead.popleft().result()
+        while ahead:
+            yield ahead.popleft().result()
 
     def descriptor(self, file: Path) -> int:
         """The open file."""
@@ -73,12 +97,22 @@ class Source:
         return values
 
     def once(self, key: Any, find: Callable[[], Value]) -> Value:
-        """A fact about a whole tensor, found at the first question."""
+        """A fact about a whole tensor, found at the first question; other facts may be found at the same time."""
         with self._lock:
-            if key not in self._facts:
-                self._facts[key] = find()
-            found: Value = self._facts[key]
-            return found
+            fact = self._facts.setdefault(key, _Fact())
+        with fact.lock:
+            if not fact.known:
+                fact.value, fact.known = find(), True
+        found: Value = fact.value
+        return found
+
+    def latest(self, key: str, find: Callable[[], Array]) -> Array:
+        """A whole matrix that is asked for row by row: only the last one of each thread is kept."""
+        kept: tuple[str, Array] | None = getattr(self._blocks, "latest", None)
+        if kept is None or kept[0] != key:
+            self._blocks.latest = None  # free the one before first
+            kept = self._blocks.latest = (key, find())
+        return kept[1]
 
     def block(self, key: str, number: int) -> Array:
         """One block of 16-bit random numbers; the last few are kept, since chunks seldom end where blocks do."""
@@ -89,6 +123,15 @@ class Source:
             raw = generator(self.seed, key, number).bit_generator.random_raw(BLOCK // 4)
             kept[key, number] = raw.astype("<u8", copy=False).view("<u2")
         return kept[key, number]
+
+
+class _Fact:
+    """A place for one fact, so that threads wait for each other only where they ask for the same."""
+
+    def __init__(self) -> None:
+        self.lock = threading.RLock()
+        self.known = False
+        self.value: Any = None
 
 
 def read_exactly(descriptor: int, offset: int, into: memoryview) -> None:
@@ -167,10 +210,15 @@ def chunks(expression: Expression, source: Source) -> Iterator[Array]:
     """The expression in its stored type, as flat chunks of whole rows."""
     step = max(1, CHUNK // max(1, width(expression)))
     stored = moves_only(expression, expression.dtype)
-    for start in range(0, expression.shape[0], step):
+    for blend in blends(expression):
+        survey(blend, source)  # here, because it looks at many chunks at the same time itself
+
+    def chunk(start: int) -> Array:
         part = evaluate(expression, start, min(start + step, expression.shape[0]), source, stored=stored)
         flat = part.reshape(-1)
-        yield np.ascontiguousarray(flat) if stored else from_float(flat, expression.dtype)
+        return np.ascontiguousarray(flat) if stored else from_float(flat, expression.dtype)
+
+    yield from source.map(chunk, range(0, expression.shape[0], step))
 
 
 def values(expression: Expression, *, seed: int) -> Iterator[Array]:
@@ -226,6 +274,10 @@ def evaluate(expression: Expression, start: int, stop: int, source: Source, *, s
             return np.broadcast_to(mean, (stop - start, mean.size))
         case Random():
             return _random(expression, start, stop, source)
+        case LowRank(left, right, factor):
+            return _scaled(again(left, start, stop) @ again(right, 0, right.shape[0]), factor, 0.0)
+        case Blend():
+            return _blended(expression, start, stop, source)
 
 
 def clip(runs: Iterable[Run], start: int, stop: int) -> Iterator[Run]:
@@ -271,14 +323,80 @@ def _random(node: Random, start: int, stop: int, source: Source) -> Array:
     columns = width(node)
     std = node.std if isinstance(node.std, float) else spread(node.std, source)
     first, last = start * columns, stop * columns
-    values = np.empty(last - first, np.float32)
-    for number in range(first // BLOCK, -(-last // BLOCK)):
-        low, high = max(first, number * BLOCK), min(last, (number + 1) * BLOCK)
-        block = source.block(node.key, number)
-        values[low - first : high - first] = block[low - number * BLOCK : high - number * BLOCK]
+    values = _dice(node.key, first, last, source).astype(np.float32)
     values -= np.float32(32767.5)
     values *= np.float32(std * math.sqrt(12) / 65536)
     return values.reshape(-1, columns)
+
+
+def _blended(node: Blend, start: int, stop: int, source: Source) -> Array:
+    if node.kernel.whole and (start, stop) != (0, node.shape[0]):
+        return source.latest(node.key, lambda: _blended(node, 0, node.shape[0], source))[start:stop]
+    facts = survey(node, source)
+    values = [_own(evaluate(part, start, stop, source)) for part in node.parts]
+    columns = width(node)
+
+    def dice(part: int) -> Array:
+        return _dice(f"{node.key}#{part}", start * columns, stop * columns, source)
+
+    return node.kernel.blend(values, facts, dice)
+
+
+def blends(expression: Expression) -> Iterator[Blend]:
+    """Every blend in an expression, the innermost first."""
+    for child in children(expression):
+        yield from blends(child)
+    if isinstance(expression, Blend):
+        yield expression
+
+
+def survey(node: Blend, source: Source) -> Any:
+    """What a blend's kernel has to know of the whole tensors."""
+    return source.once(("survey", node.key), lambda: node.kernel.survey(Survey(node.parts, source)))
+
+
+def _own(values: Array) -> Array:
+    """An array that may be overwritten."""
+    return values if values.flags.writeable else values.copy()
+
+
+class Survey:
+    """Passes over the parts of a blend."""
+
+    def __init__(self, parts: tuple[Expression, ...], source: Source) -> None:
+        self.shape: Shape = parts[0].shape
+        self._parts, self._source = parts, source
+        self._width = width(parts[0])
+
+    def each(self, find: Callable[[list[Array]], Value]) -> Iterator[Value]:
+        """What `find` says of each chunk of all parts."""
+        step = max(1, CHUNK // self._width)
+        return self._source.map(
+            lambda start: find(self._rows(start, min(start + step, self.shape[0]))), range(0, self.shape[0], step)
+        )
+
+    def sample(self) -> list[Array]:
+        """About 64K numbers of each part: everything where there are no more."""
+        rows = self.shape[0]
+        length = max(1, SAMPLE // LOOKS // self._width)
+        if rows * self._width <= SAMPLE or rows <= LOOKS * length:
+            return [part.reshape(-1) for part in self._rows(0, rows)]
+        starts = [(rows - length) * piece // (LOOKS - 1) for piece in range(LOOKS)]
+        pieces = [self._rows(start, start + length) for start in starts]
+        return [np.concatenate([piece[part].reshape(-1) for piece in pieces]) for part in range(len(self._parts))]
+
+    def _rows(self, start: int, stop: int) -> list[Array]:
+        return [_own(evaluate(part, start, stop, self._source)) for part in self._parts]
+
+
+def _dice(key: str, first: int, last: int, source: Source) -> Array:
+    """Random 16-bit numbers [first, last) of an endless row."""
+    values = np.empty(last - first, np.uint16)
+    for number in range(first // BLOCK, -(-last // BLOCK)):
+        low, high = max(first, number * BLOCK), min(last, (number + 1) * BLOCK)
+        block = source.block(key, number)
+        values[low - first : high - first] = block[low - number * BLOCK : high - number * BLOCK]
+    return values
 
 
 def spread(node: Spread, source: Source) -> float:

@@ -6,12 +6,20 @@ Every expression is a matrix (rows, columns) or a vector. `Take` covers slices, 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from scaler_wizard.architecture import Tensor
 
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+    Array = npt.NDArray[np.float32]
+
+Found = TypeVar("Found")
 Shape = tuple[int, ...]
 Run = tuple[int, int]
 """A half-open range of rows or columns."""
@@ -184,7 +192,86 @@ class Sum:
         return self.parts[0].dtype
 
 
-Expression = Input | Fill | Random | Mean | Concatenate | Take | Scaled | Share | Sum
+class Look(Protocol):
+    """Passes over a Blend's parts before its numbers are made."""
+
+    shape: Shape
+
+    def each(self, find: Callable[[list[Array]], Found]) -> Iterator[Found]:
+        """What `find` says of each chunk of all parts, as (rows, columns), in order; it may overwrite the arrays.
+
+        Several chunks may be looked at at the same time.
+        """
+
+    def sample(self) -> list[Array]:
+        """About 64K evenly spread numbers of each part, as (numbers,), at the same places in all."""
+
+
+Dice = Callable[[int], "npt.NDArray[np.uint16]"]
+"""Random 16-bit numbers for the chunk at hand, for a part by its number; the same wherever a chunk begins."""
+
+
+class Kernel(Protocol):
+    """How a Blend's numbers come from those of its parts: a frozen value, so that a program stays data."""
+
+    @property
+    def whole(self) -> bool:
+        """Whether it needs a whole matrix at once; others are given whole rows, as many as fit."""
+
+    def survey(self, look: Look) -> Any:
+        """Find out about the whole tensors what `blend` needs to know."""
+
+    def blend(self, values: list[Array], facts: Any, dice: Dice) -> Array:
+        """The numbers of one chunk in fp32, from those of the parts, which may be overwritten."""
+
+
+@dataclass(frozen=True)
+class Blend:
+    """Parts of one shape, brought together number by number."""
+
+    parts: tuple[Expression, ...]
+    kernel: Kernel
+    dtype: str
+    key: str
+    """One for each tensor of a program: its random numbers and what is known of it."""
+
+    @property
+    def shape(self) -> Shape:
+        """As the first part."""
+        return self.parts[0].shape
+
+
+@dataclass(frozen=True)
+class LowRank:
+    """The product of two small matrices, times a factor: (rows, rank) by (rank, columns), what an adapter adds."""
+
+    left: Expression
+    right: Expression
+    factor: float
+    dtype: str
+
+    @property
+    def shape(self) -> Shape:
+        """(rows of the left, columns of the right)."""
+        return self.left.shape[0], self.right.shape[1]
+
+
+Expression = Input | Fill | Random | Mean | Concatenate | Take | Scaled | Share | Sum | Blend | LowRank
+
+
+def children(expression: Expression) -> list[Expression]:
+    """The expressions that an expression is made of."""
+    match expression:
+        case Concatenate(parts) | Sum(parts) | Blend(parts):
+            return list(parts)
+        case Take(of) | Scaled(of) | Share(of) | Mean(of):
+            return [of]
+        case LowRank(left, right):
+            return [left, right]
+        case Random(_, _, Spread(of)):
+            return [of]
+        case _:
+            return []
 
 
 def zeros(shape: Shape, dtype: str) -> Fill:

@@ -8,6 +8,7 @@ last whole shard.
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import json
 import math
@@ -27,28 +28,31 @@ from blake3 import blake3
 
 from scaler_wizard.architecture import ITEM_BYTES, Tensor
 from scaler_wizard.errors import ScalerError
-from scaler_wizard.weights.evaluate import Source, chunks, clip, read_exactly
+from scaler_wizard.weights.evaluate import RAW, Source, chunks, clip, read_exactly
 from scaler_wizard.weights.expressions import (
     Concatenate,
     Expression,
     Fill,
     Input,
-    Mean,
-    Random,
     Run,
-    Scaled,
-    Share,
-    Spread,
     Take,
+    children,
 )
 from scaler_wizard.weights.program import Program
 
 COPY_BYTES = 2**20
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # malloc.h
+KEPT_BYTES = 32 * 2**20
 SHARD_BYTES = 5 * 10**9
 ALIGNED = 64  # bytes: matrix kernels round differently on badly aligned memory, and files are memory-mapped
 RECORD = ".written.json"
 SPARE_BYTES = 16 * 2**20  # configuration, tokenizer, headers
 _ZEROS = bytes(COPY_BYTES)
+
+
+class NotFinite(ArithmeticError):
+    """A tensor that would have been written holds a NaN or an infinity; its name is the argument."""
+
 
 Progress = Callable[[int, int], None]
 """Called with bytes done and bytes in all."""
@@ -86,22 +90,26 @@ def write(
     threads: int = 1,
     durable: bool = True,
     hash: bool = True,
+    finite: bool = False,
     progress: Progress | None = None,
 ) -> Written:
     """Write `program` into the folder `out`; `seed` replaces the program's own.
 
-    `threads` write that many shards at once. `durable` flushes files and folder to the disk before returning.
+    `threads` work on that many chunks, and write that many shards, at once. `durable` flushes files and folder to the
+    disk before returning.
+    `finite` stops at the first NaN or infinity with NotFinite.
     """
     seed = program.seed if seed is None else seed
     out.mkdir(parents=True, exist_ok=True)
+    keep_freed_memory()
     shards = lay_out(program, shard_bytes)
     journal = _Journal(out, _fingerprint(program, shards, seed, hash=hash))
     todo = [shard for shard in shards if not journal.holds(shard)]
     check_disk(out, sum(shard.bytes for shard in todo))
-    source = Source(seed)
+    source = Source(seed, threads=threads)
     report = _Meter(sum(shard.bytes for shard in shards), sum(s.bytes for s in shards if s not in todo), progress)
     try:
-        job = partial(_write_shard, out=out, source=source, report=report, durable=durable, hash=hash)
+        job = partial(_write_shard, out=out, source=source, report=report, durable=durable, hash=hash, finite=finite)
         for shard, digest in zip(todo, _each(job, todo, threads), strict=True):
             journal.add(shard, digest)
     except OSError as error:
@@ -113,6 +121,15 @@ def write(
     files = {shard.name: (shard.bytes, journal.files[shard.name]) for shard in shards} | small
     journal.close(durable=durable)
     return Written(out, files, program.parameters, kept)
+
+
+def keep_freed_memory() -> None:
+    """Ask glibc not to give freed arrays back to the system after each chunk: fetching them again took a third of the
+    time."""
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:
+        mallopt(M_TRIM_THRESHOLD, KEPT_BYTES)
+        mallopt(M_MMAP_THRESHOLD, KEPT_BYTES)
 
 
 def _each(job: Callable[[Shard], str | None], shards: list[Shard], threads: int) -> Iterator[str | None]:
@@ -190,14 +207,17 @@ def _disk_full(error: OSError, out: Path) -> Exception:
 # -- one shard ------------------------------------------------------------------------------------------------------
 
 
-def _write_shard(shard: Shard, *, out: Path, source: Source, report: _Meter, durable: bool, hash: bool) -> str | None:
+def _write_shard(
+    shard: Shard, *, out: Path, source: Source, report: _Meter, durable: bool, hash: bool, finite: bool
+) -> str | None:
     partial_file = out / f"{shard.name}.partial"
     descriptor = os.open(partial_file, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o644)
     try:
         _allocate(descriptor, shard.bytes)
         sink = Sink(descriptor, blake3() if hash else None, report)
         sink.put(shard.header)
-        for _, tensor in shard.tensors:
+        for name, tensor in shard.tensors:
+            sink.watched = (name, tensor.dtype) if finite else None
             write_tensor(tensor, sink, source)
         assert sink.place == shard.bytes, "the header and the data disagree"
         if durable:
@@ -224,6 +244,8 @@ class Sink:
     def __init__(self, descriptor: int, hash: Any, report: _Meter) -> None:
         self.place = 0
         self.hash = hash
+        self.watched: tuple[str, str] | None = None
+        """Name and type of the tensor whose numbers have to be finite."""
         self.buffer = memoryview(bytearray(COPY_BYTES))
         self._descriptor = descriptor
         self._report = report
@@ -231,6 +253,8 @@ class Sink:
     def put(self, data: bytes | memoryview) -> None:
         """Write bytes at the current place."""
         view = memoryview(data)
+        if self.watched and not _finite(np.frombuffer(view, RAW[self.watched[1]]), self.watched[1]):
+            raise NotFinite(self.watched[0])
         done = 0
         while done < len(view):
             done += os.pwrite(self._descriptor, view[done:], self.place + done)
@@ -382,12 +406,7 @@ def inputs(tensor: Expression) -> set[Path]:
     """The files that an expression reads."""
     if isinstance(tensor, Input):
         return {tensor.tensor.file}
-    children: list[Expression] = [*getattr(tensor, "parts", ())]
-    if isinstance(tensor, Take | Scaled | Share | Mean):
-        children.append(tensor.of)
-    if isinstance(tensor, Random) and isinstance(tensor.std, Spread):
-        children.append(tensor.std.of)
-    return set().union(*(inputs(child) for child in children)) if children else set()
+    return set().union(*(inputs(child) for child in children(tensor)))
 
 
 # -- small files ----------------------------------------------------------------------------------------------------

@@ -1,0 +1,80 @@
+// Requests to the server: typed, same origin, and every failure is two lines for a person.
+import type {
+  Command,
+  ContractView,
+  Difference,
+  Link,
+  ModelRow,
+  Outcome,
+  PlanView,
+  Preview,
+  RunDetail,
+  RunRow,
+  Start,
+  Started,
+  Upload,
+  Wish,
+} from "./generated/wire";
+
+export class Trouble extends Error {
+  constructor(
+    readonly status: number,
+    readonly wrong: string,
+    readonly cure: string,
+  ) {
+    super(wrong);
+  }
+}
+
+async function ask<T>(method: string, path: string, body?: unknown, signal?: AbortSignal): Promise<T> {
+  const raw = body instanceof Blob;
+  let answer: Response;
+  try {
+    answer = await fetch(path, {
+      method,
+      signal,
+      credentials: "same-origin",
+      headers: body === undefined || raw ? {} : { "content-type": "application/json" },
+      body: body === undefined ? undefined : raw ? body : JSON.stringify(body),
+    });
+  } catch (error) {
+    if (signal?.aborted) throw error;
+    throw new Trouble(0, "offline", "");
+  }
+  if (answer.status === 204) return undefined as T;
+  const data: unknown = await answer.json().catch(() => ({}));
+  if (answer.ok) return data as T;
+  throw told(answer.status, data);
+}
+
+function told(status: number, data: unknown): Trouble {
+  const said = data as { wrong?: string; cure?: string; detail?: { msg: string; loc: (string | number)[] }[] };
+  if (said.wrong !== undefined) return new Trouble(status, said.wrong, said.cure ?? "");
+  const first = said.detail?.[0];
+  return new Trouble(status, first ? `${first.loc.slice(1).join(".")}: ${first.msg}` : `HTTP ${status}`, "");
+}
+
+const run = (id: string) => `/api/runs/${encodeURIComponent(id)}`;
+
+export const api = {
+  begin: (token: string) => ask<void>("POST", "/api/session", { token }),
+  link: () => ask<Link>("POST", "/api/link"),
+  runs: () => ask<RunRow[]>("GET", "/api/runs"),
+  run: (id: string) => ask<RunDetail>("GET", run(id)),
+  models: () => ask<ModelRow[]>("GET", "/api/models"),
+  plan: (wish: Wish, signal: AbortSignal) => ask<PlanView>("POST", "/api/plan", wish, signal),
+  contract: (wish: Wish) => ask<ContractView>("POST", "/api/contract", wish),
+  start: (start: Start) => ask<Started>("POST", "/api/runs", start),
+  uploads: () => ask<Upload[]>("GET", "/api/uploads"),
+  upload: (file: File) => ask<Upload>("POST", `/api/uploads?name=${encodeURIComponent(file.name)}`, file),
+  command: (id: string, command: Command) => ask<Outcome>("POST", `${run(id)}/commands`, command),
+  preview: (id: string, to?: string) => ask<Preview>("GET", `${run(id)}/preview${to ? `?to=${to}` : ""}`),
+  difference: (id: string, first: string, second: string) =>
+    ask<Difference>("GET", `${run(id)}/difference?first=${first}&second=${second}`),
+  feedback: (id: string, text: string) => ask<void>("POST", `${run(id)}/feedback`, { text }),
+  eventsPath: (id: string) => `${run(id)}/events`,
+  exportPath: (id: string) => `${run(id)}/export`,
+  reportPath: (id: string) => `${run(id)}/report`,
+};
+
+export const newKey = () => crypto.randomUUID();

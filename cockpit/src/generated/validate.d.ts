@@ -1,0 +1,2 @@
+import type { Cockpit } from "./wire";
+export function isCockpit(data: unknown): data is Cockpit;

@@ -1,0 +1,99 @@
+// A run as it is now: its event stream, resumed by sequence number, and its details, asked for again when they change.
+import { useEffect, useRef, useState, useSyncExternalStore } from "react";
+import { Trouble, api } from "./api";
+import { type Flight, grounded, take } from "./flight";
+import type { Cockpit, Frame, RunDetail } from "./generated/wire";
+import { isCockpit } from "./generated/validate";
+
+export type Line = "connecting" | "open" | "offline";
+export type Live = { flight: Flight; cockpit: Cockpit | null; line: Line; caughtUp: boolean; version: number };
+
+/** One run's stream. Everything since the beginning is replayed, then events come as they happen. */
+export class Stream {
+  private source: EventSource | null = null;
+  private listeners = new Set<() => void>();
+  private due = 0;
+  live: Live = { flight: grounded(), cockpit: null, line: "connecting", caughtUp: false, version: 0 };
+  onFrame: (frame: Frame, caughtUp: boolean) => void = () => {};
+
+  constructor(private readonly id: string) {}
+
+  open(): void {
+    const source = new EventSource(api.eventsPath(this.id));
+    source.onopen = () => this.change({ line: "open" });
+    source.onerror = () => this.change({ line: "offline" });
+    source.onmessage = (message) => this.frame(JSON.parse(message.data as string) as Frame);
+    source.addEventListener("cockpit", (message) => {
+      const payload: unknown = JSON.parse((message as MessageEvent<string>).data);
+      if (isCockpit(payload)) this.change({ cockpit: payload, caughtUp: true });
+    });
+    this.source = source;
+  }
+
+  close(): void {
+    this.source?.close();
+    cancelAnimationFrame(this.due);
+  }
+
+  private frame(frame: Frame): void {
+    take(this.live.flight, frame);
+    this.onFrame(frame, this.live.caughtUp);
+    this.change({});
+  }
+
+  /** Screens are told once a picture, however many events came. A hidden page gets no pictures, so a timer helps. */
+  private change(some: Partial<Live>): void {
+    this.live = { ...this.live, ...some, version: this.live.version + 1 };
+    if (this.due) return;
+    const tell = () => {
+      this.due = 0;
+      for (const listener of this.listeners) listener();
+    };
+    this.due = document.hidden ? window.setTimeout(tell, 100) : requestAnimationFrame(tell);
+  }
+
+  subscribe = (listener: () => void): (() => void) => {
+    this.listeners.add(listener);
+    return () => this.listeners.delete(listener);
+  };
+
+  snapshot = (): Live => this.live;
+}
+
+export function useStream(id: string, onFrame?: (frame: Frame, caughtUp: boolean) => void): Live {
+  const [stream, setStream] = useState(() => new Stream(id));
+  const heard = useRef(onFrame);
+  heard.current = onFrame;
+  useEffect(() => {
+    const opened = new Stream(id);
+    opened.onFrame = (frame, caughtUp) => heard.current?.(frame, caughtUp);
+    opened.open();
+    setStream(opened);
+    return () => opened.close();
+  }, [id]);
+  return useSyncExternalStore(stream.subscribe, stream.snapshot);
+}
+
+export type Loaded<T> = { data: T | null; trouble: Trouble | null; again: () => void };
+
+/** Ask once, and again whenever `on` changes; what was known stays on the screen meanwhile. */
+export function useLoaded<T>(ask: () => Promise<T>, on: readonly unknown[]): Loaded<T> {
+  const [data, setData] = useState<T | null>(null);
+  const [trouble, setTrouble] = useState<Trouble | null>(null);
+  const [turn, setTurn] = useState(0);
+  useEffect(() => {
+    let wanted = true;
+    ask().then(
+      (found) => wanted && (setData(found), setTrouble(null)),
+      (error: unknown) => wanted && setTrouble(error instanceof Trouble ? error : new Trouble(0, String(error), "")),
+    );
+    return () => {
+      wanted = false;
+    };
+  }, [...on, turn]);
+  return { data, trouble, again: () => setTurn((now) => now + 1) };
+}
+
+export function useDetail(id: string, live: Live): Loaded<RunDetail> {
+  return useLoaded(() => api.run(id), [id, live.flight.turns, live.line === "open"]);
+}

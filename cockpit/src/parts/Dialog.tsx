@@ -1,0 +1,28 @@
+// A question in front of everything else: the safe answer has the focus, Escape gives it.
+import { type ReactNode, useEffect, useId, useRef } from "react";
+
+type Props = { title: string; safe: string; act: string; danger?: boolean; busy?: boolean; onSafe: () => void; onAct: () => void; children: ReactNode };
+
+export function Dialog({ title, safe, act, danger, busy, onSafe, onAct, children }: Props) {
+  const box = useRef<HTMLDialogElement>(null);
+  const name = useId();
+  useEffect(() => {
+    const opened = box.current;
+    if (opened && !opened.open) opened.showModal();
+    return () => opened?.close();
+  }, []);
+  return (
+    <dialog ref={box} className="dialog" aria-labelledby={name} onCancel={(event) => (event.preventDefault(), onSafe())}>
+      <h2 id={name}>{title}</h2>
+      <div className="dialog-body">{children}</div>
+      <div className="dialog-foot">
+        <button type="button" className="main" autoFocus onClick={onSafe}>
+          {safe}
+        </button>
+        <button type="button" className={danger ? "danger" : "plain"} disabled={busy} onClick={onAct}>
+          {act}
+        </button>
+      </div>
+    </dialog>
+  );
+}

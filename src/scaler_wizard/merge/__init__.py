@@ -1,0 +1,71 @@
+"""Merge methods: how several models become one. One family of methods, one file; a table row each; no torch.
+
+`merge_program` makes the checkpoint program that writes the merged model in one streaming pass.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from scaler_wizard.merge.breadcrumbs import Breadcrumbs, BreadcrumbsTies
+from scaler_wizard.merge.dare import DareLinear, DareTies
+from scaler_wizard.merge.della import Della, DellaLinear
+from scaler_wizard.merge.linear import Linear
+from scaler_wizard.merge.method import MergedModel, Method, Tensors, WeightedModel
+from scaler_wizard.merge.passthrough import Passthrough, Slice
+from scaler_wizard.merge.program import Parent, merge_program
+from scaler_wizard.merge.sce import Sce
+from scaler_wizard.merge.slerp import MultiSlerp, NuSlerp, Slerp
+from scaler_wizard.merge.spectral import IsoC, TsvMerge
+from scaler_wizard.merge.stock import ModelStock
+from scaler_wizard.merge.task import TaskArithmetic
+from scaler_wizard.merge.ties import Ties
+
+METHODS: Mapping[str, type[Method]] = {
+    "linear": Linear,
+    "slerp": Slerp,
+    "nuslerp": NuSlerp,
+    "multislerp": MultiSlerp,
+    "task_arithmetic": TaskArithmetic,
+    "ties": Ties,
+    "dare_linear": DareLinear,
+    "dare_ties": DareTies,
+    "della_linear": DellaLinear,
+    "della": Della,
+    "breadcrumbs": Breadcrumbs,
+    "breadcrumbs_ties": BreadcrumbsTies,
+    "model_stock": ModelStock,
+    "sce": Sce,
+    "tsv": TsvMerge,
+    "iso_c": IsoC,
+    "passthrough": Passthrough,
+}
+"""Every method by the name that a recipe uses."""
+
+__all__ = [
+    "METHODS",
+    "Breadcrumbs",
+    "BreadcrumbsTies",
+    "DareLinear",
+    "DareTies",
+    "Della",
+    "DellaLinear",
+    "IsoC",
+    "Linear",
+    "MergedModel",
+    "Method",
+    "ModelStock",
+    "MultiSlerp",
+    "NuSlerp",
+    "Parent",
+    "Passthrough",
+    "Sce",
+    "Slerp",
+    "Slice",
+    "TaskArithmetic",
+    "Tensors",
+    "Ties",
+    "TsvMerge",
+    "WeightedModel",
+    "merge_program",
+]

@@ -1,0 +1,47 @@
+"""Read a merge from YAML: our own `merge:` block, or mergekit's format as it is.
+
+merge:
+  method: ties
+  base: path/to/base
+  models:
+    - {model: path/to/a, weight: 0.6, density: 0.5}
+    - {model: path/to/b, weight: 0.4, density: [0.3, 0.7]}
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from scaler_wizard.errors import ScalerError
+from scaler_wizard.merge.mergekit import translated
+from scaler_wizard.merge.method import Method
+from scaler_wizard.recipe import load_yaml
+
+
+def load_merge(path: Path, methods: Mapping[str, type[Method]]) -> Method:
+    """Read a recipe file in either format."""
+    data = load_yaml(path)
+    if "merge_method" in data:
+        return read_merge(translated(data, path.name, methods), path.name, methods)
+    if set(data) != {"merge"} or not isinstance(data["merge"], dict):
+        extra = next((key for key in data if key != "merge"), None)
+        wrong = "no `merge:` block" if "merge" not in data else f"{extra}: no such field beside `merge:`"
+        raise ScalerError(f"{path.name}: {wrong}", "write `merge:` with `method:` and `models:`, or mergekit's format")
+    return read_merge(data["merge"], f"{path.name}: merge", methods)
+
+
+def read_merge(block: Mapping[str, Any], name: str, methods: Mapping[str, type[Method]]) -> Method:
+    """Validate one block; its `method` says which record it is."""
+    asked = block.get("method")
+    if asked not in methods:
+        raise ScalerError(f"{name}: method: {asked!r} is no merge method", suggestion(str(asked), methods))
+    return methods[str(asked)].read(block, name)
+
+
+def suggestion(word: str, known: Iterable[str]) -> str:
+    """What was perhaps meant."""
+    close = difflib.get_close_matches(word, list(known), n=1)
+    return f"did you mean {close[0]}?" if close else f"known here: {', '.join(sorted(known))}"

@@ -1,0 +1,128 @@
+"""The exact k-th largest magnitude of a whole tensor without sorting it.
+
+A sample of 64K numbers brackets the k-th largest by four standard errors; one pass counts what lies above the bracket
+and keeps the few numbers inside, among which the k-th is found. A bracket that turns out wrong tells on which side to
+look next, so that ties and uneven tensors cost a pass more, never a wrong answer.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+
+import numpy as np
+import numpy.typing as npt
+
+from scaler_wizard.weights.evaluate import Array
+
+ERRORS = 4.0  # standard errors of a sampled share
+Each = Callable[[Callable[[list[Array]], "list[Count]"]], Iterator["list[Count]"]]
+"""Begins a pass: what a function says of each chunk of all tensors."""
+
+
+@dataclass(frozen=True)
+class Count:
+    """What a chunk has above, at and inside a bracket; changes of 16-bit weights are full of equal magnitudes."""
+
+    above: int
+    from_high: int
+    from_low: int
+    inside: Array
+    """Magnitudes strictly between the edges."""
+
+
+@dataclass(frozen=True)
+class Search:
+    """The rank-th largest magnitude of one tensor, and what is known of it."""
+
+    row: int
+    """In which tensor."""
+    rank: int
+    """1 for the largest."""
+    low: float
+    high: float
+    """The bracket of the next pass."""
+    least: float = 0.0
+    most: float = math.inf
+    """It is not below the one and not above the other; where they are equal, it is found."""
+    errors: float = ERRORS
+
+    @property
+    def found(self) -> bool:
+        """Whether it is known."""
+        return self.least == self.most
+
+    def count(self, magnitudes: Array) -> Count:
+        """Look at a chunk."""
+        high, low = np.float32(self.high), np.float32(self.low)
+        from_high = magnitudes >= high
+        from_low = from_high if low == high else magnitudes >= low
+        inside = magnitudes[:0]
+        if low < high:
+            between = magnitudes > low
+            between ^= from_high
+            inside = magnitudes[between]
+        return Count(_how_many(magnitudes > high), _how_many(from_high), _how_many(from_low), inside.reshape(-1).copy())
+
+    def after(self, counts: list[Count], ordered: Array, elements: int) -> Search:
+        """What is known after a pass, and where to look next."""
+        above, from_high = sum(count.above for count in counts), sum(count.from_high for count in counts)
+        inside = np.concatenate([count.inside for count in counts])
+        if self.rank <= above:
+            return self._moved(ordered, elements, least=self.high)
+        if self.rank <= from_high:
+            return replace(self, least=self.high, most=self.high)
+        if self.rank <= from_high + inside.size:
+            place = inside.size - (self.rank - from_high)
+            value = float(np.partition(inside, place)[place])
+            return replace(self, least=value, most=value)
+        if self.rank <= sum(count.from_low for count in counts):
+            return replace(self, least=self.low, most=self.low)
+        return self._moved(ordered, elements, most=self.low)
+
+    def _moved(self, ordered: Array, elements: int, **known: float) -> Search:
+        moved = replace(self, errors=4 * self.errors, **known)  # type: ignore[arg-type]
+        low, high = edges(ordered, self.rank / elements, moved.errors)
+        return replace(moved, low=max(low, moved.least), high=min(high, moved.most))
+
+
+def kth_largest(each: Each, sample: list[Array], wanted: list[tuple[int, int]], elements: int) -> list[float]:
+    """For each (tensor, k) of `wanted` the k-th largest magnitude (k from 1) among `elements` numbers.
+
+    `sample` are some numbers of each tensor, or all of them.
+    """
+    ordered = [np.sort(np.abs(values)) for values in sample]
+    if ordered[0].size == elements:
+        return [float(ordered[row][elements - rank]) for row, rank in wanted]
+    searches = [Search(row, rank, *edges(ordered[row], rank / elements, ERRORS)) for row, rank in wanted]
+    while not all(search.found for search in searches):
+        searches = _pass(each, searches, ordered, elements)
+    return [search.least for search in searches]
+
+
+def _pass(each: Each, searches: list[Search], ordered: list[Array], elements: int) -> list[Search]:
+    missing = [number for number, search in enumerate(searches) if not search.found]
+
+    def look(vectors: list[Array]) -> list[Count]:
+        magnitudes = [np.abs(vector, out=vector) for vector in vectors]
+        return [searches[number].count(magnitudes[searches[number].row]) for number in missing]
+
+    counts = list(each(look))
+    after = list(searches)
+    for place, number in enumerate(missing):
+        search = searches[number]
+        after[number] = search.after([chunk[place] for chunk in counts], ordered[search.row], elements)
+    return after
+
+
+def edges(ordered: Array, share: float, errors: float) -> tuple[float, float]:
+    """Magnitudes so many standard errors around the place of a share in a sample in ascending order."""
+    size = ordered.size
+    error = errors * math.sqrt(share * (1 - share) / size) + 1 / size
+    low, high = math.floor((1 - share - error) * size), math.ceil((1 - share + error) * size)
+    return float(ordered[low]) if low >= 0 else 0.0, float(ordered[high]) if high < size - 1 else math.inf
+
+
+def _how_many(mask: npt.NDArray[np.bool_]) -> int:
+    return int(np.count_nonzero(mask))

@@ -1,0 +1,186 @@
+"""From a wish to a run: which models there are, what a plan says to a wish, what is signed, how it starts."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from scaler_wizard.architecture import Blueprint, read_architecture
+from scaler_wizard.contract import VERSION, Contract, sign, text_hash
+from scaler_wizard.errors import ScalerError
+from scaler_wizard.grow import grown
+from scaler_wizard.hardware import Hardware, detect
+from scaler_wizard.models import resolve
+from scaler_wizard.phases import Estimate, Grow, Plan, Train
+from scaler_wizard.plan import make_plan, to_yaml
+from scaler_wizard.recipe import Recipe
+from scaler_wizard.run import Run, create
+from scaler_wizard.server.uploads import Uploads
+from scaler_wizard.server.wire import (
+    BaseView,
+    ContractView,
+    EstimateView,
+    ModelRow,
+    PhaseView,
+    PlanView,
+    Start,
+    Wish,
+)
+
+
+@dataclass(frozen=True)
+class Shop:
+    """What can be chosen; a client names things by id, and the paths stay here."""
+
+    runs: Path
+    uploads: Uploads
+    models: Path | None
+
+    def model_rows(self) -> list[ModelRow]:
+        """The models of this server."""
+        rows = [_row("embedded", "embedded", resolve("embedded").folder)]
+        smollm2 = ModelRow(
+            id="smollm2", name="SmolLM2-135M-Instruct", detail="134.5M parameters; fetched at first use", ready=False
+        )
+        return [*rows, smollm2, *(_row(name, name, path) for name, path in self._folders().items())]
+
+    def _folders(self) -> dict[str, Path]:
+        if self.models is None:
+            return {}
+        found = (path for path in sorted(self.models.iterdir()) if (path / "config.json").is_file())
+        return {path.name: path for path in found if re.fullmatch(r"[\w][\w.-]{0,99}", path.name)}
+
+    def model(self, name: str) -> str:
+        """What a recipe calls the model with this id."""
+        if name in ("embedded", "smollm2"):
+            return name
+        found = self._folders().get(name)
+        if found is None:
+            known = ", ".join(["embedded", "smollm2", *self._folders()])
+            raise ScalerError(f"{name!r}: no such model here", f"choose one of {known}")
+        return str(found.resolve())
+
+    def recipe(self, wish: Wish) -> Recipe:
+        """The recipe of a wish."""
+        data = wish.data if wish.data == "kjv" else str(self.uploads.file(wish.data))
+        return Recipe.read(recipe_fields(wish) | {"model": self.model(wish.model), "data": data}, "wish")
+
+    def plan(self, wish: Wish) -> Plan:
+        """The same plan that the command line makes."""
+        recipe = self.recipe(wish)
+        source = resolve(recipe.model)
+        return make_plan(recipe, source, read_architecture(source.folder), detect(self.runs))
+
+    def start(self, ask: Start) -> Run:
+        """Create the run; the same key never creates a second one. Raises ScalerError for a stale contract."""
+        known = self.runs / f".started-{ask.key}"
+        if known.exists():
+            return Run(self.runs / known.read_text(encoding="utf-8"))
+        terms = terms_of(ask.wish)
+        if text_hash(terms) != ask.text_hash:
+            raise ScalerError("the contract that was shown is not the one to be signed", "read it and sign it again")
+        plan = self.plan(ask.wish)
+        now = datetime.now(UTC)
+        self.runs.mkdir(parents=True, exist_ok=True)
+        signed = sign(terms, ask.sign, now=now)
+        run = create(self.runs, to_yaml(plan), signed, name=plan.name, identity=plan.identity(), now=now)
+        known.write_text(run.id, encoding="utf-8")
+        return run
+
+
+def _row(name: str, shown: str, folder: Path) -> ModelRow:
+    try:
+        found = read_architecture(folder)
+    except ScalerError as error:
+        return ModelRow(id=name, name=shown, detail=error.wrong, ready=False)
+    millions = found.parameters / 1e6
+    detail = f"{millions:.3g}M parameters, window {found.native_context}, {found.family}"
+    return ModelRow(id=name, name=shown, detail=detail, ready=True)
+
+
+def recipe_fields(wish: Wish) -> dict[str, Any]:
+    """What a person would write into a recipe file; what was left out stays out."""
+    heal: Any = {"train": wish.train, "tokens": wish.tokens, "lora_rank": wish.lora_rank}
+    heal = {key: value for key, value in heal.items() if value is not None}
+    if not wish.control:
+        heal["control"] = False
+    fields: dict[str, Any] = {"name": wish.name, "model": wish.model}
+    fields |= {"parameters": wish.parameters, "context": wish.context}
+    fields |= {"data": None if wish.data == "kjv" else wish.data}
+    fields |= {"heal": False if wish.train == "nothing" else heal or None}
+    fields |= {"limits": None if wish.memory_share == 0.9 else {"memory_share": wish.memory_share}}
+    return {key: value for key, value in fields.items() if value is not None}
+
+
+def terms_of(wish: Wish) -> Contract:
+    """The contract that this wish is signed under."""
+    return Contract(memory_share=wish.memory_share)
+
+
+def contract_view(wish: Wish) -> ContractView:
+    """What will be signed."""
+    terms = terms_of(wish)
+    points = tuple(line.partition(". ")[2] for line in terms.text().splitlines())
+    return ContractView(version=VERSION, points=points, text_hash=text_hash(terms))
+
+
+def plan_view(plan: Plan, recipe: Mapping[str, Any], runs: Path) -> PlanView:
+    """A plan without its paths."""
+    train = next((phase.change for phase in plan.phases if isinstance(phase.change, Train)), None)
+    operators = [op for phase in plan.phases if isinstance(phase.change, Grow) for op in phase.change.operators]
+    view = grown(read_architecture(plan.base.folder), operators)
+    return PlanView(
+        name=plan.name,
+        base=BaseView(
+            name=plan.base.name,
+            family=plan.base.family,
+            licence=plan.base.licence,
+            parameters=plan.base.parameters,
+            layers=plan.base.layers,
+            hidden=plan.base.hidden,
+            context=plan.base.native_context,
+        ),
+        parameters=plan.parameters,
+        context=plan.context,
+        phases=tuple(
+            PhaseView(
+                slug=phase.slug,
+                stage=phase.stage,
+                kind=phase.change.kind,
+                title=phase.title,
+                estimate=_estimate(phase.estimate),
+            )
+            for phase in plan.phases
+        ),
+        estimate=_estimate(plan.estimate),
+        using_bytes=_using_bytes(view, plan.context),
+        memory_limit_bytes=_memory_limit(plan, detect(runs)),
+        trains=train.train if train else None,
+        tokens=train.steps * train.windows_per_step * train.window if train else None,
+        lora_rank=train.lora_rank if train and train.train == "lora" else None,
+        notes=plan.notes,
+        recipe=yaml.safe_dump(dict(recipe), sort_keys=False, allow_unicode=True),
+    )
+
+
+def _using_bytes(view: Blueprint, window: int) -> int:
+    """Weights and the cache of one full window, two bytes a number as grown models are used."""
+    return 2 * view.parameters + 2 * 2 * window * view.layers * view.kv_heads * view.head_dim
+
+
+def _memory_limit(plan: Plan, machine: Hardware) -> int:
+    share = min(plan.limits.memory_share, Contract().memory_share)
+    limit = int((machine.vram_bytes or machine.ram_bytes) * share)
+    return min(limit, plan.limits.memory or limit)
+
+
+def _estimate(found: Estimate) -> EstimateView:
+    return EstimateView(
+        seconds=found.seconds, memory_bytes=found.memory_bytes, disk_bytes=found.disk_bytes, basis=found.basis
+    )

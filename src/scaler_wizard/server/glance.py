@@ -1,0 +1,101 @@
+"""A run as the cockpit shows it: a row of the list, everything of one run, what changed between two checkpoints."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from pathlib import Path
+
+from scaler_wizard.contract import read_signed
+from scaler_wizard.journal import Row
+from scaler_wizard.payload import cockpit, measurement_of
+from scaler_wizard.phases import Plan
+from scaler_wizard.plan import load_plan
+from scaler_wizard.recipe import load_yaml
+from scaler_wizard.run import Run
+from scaler_wizard.server.begin import plan_view
+from scaler_wizard.server.steer import alive, standing_gate, undo_target
+from scaler_wizard.server.wire import CheckpointView, Difference, GateView, LimitsView, RunDetail, RunRow
+from scaler_wizard.supervisor import memory_limit
+from scaler_wizard.view import changelog, evidence_rows
+
+
+def row(folder: Path) -> RunRow:
+    """One run in the list."""
+    run = Run(folder)
+    try:
+        plan = load_plan(folder / "plan.yaml")
+        gate = run.last("gate")
+        created, newest = run.journal.events(kinds=("created",))[0], run.journal.newest()
+        return RunRow(
+            id=run.id,
+            status=run.status,
+            at=run.current,
+            sentence=gate.data["sentence"] if gate else "",
+            waits=standing_gate(run, plan) is not None,
+            model=plan.base.name,
+            parameters=plan.parameters,
+            context=plan.context,
+            created=datetime.fromtimestamp(created.time, UTC),
+            changed=datetime.fromtimestamp(newest.time, UTC),
+        )
+    finally:
+        run.journal.close()
+
+
+def detail(run: Run, plan: Plan) -> RunDetail:
+    """Everything of one run that is not in its event stream."""
+    sequence = run.journal.newest().seq
+    signed = read_signed(load_yaml(run.folder / "contract.yaml"))
+    return RunDetail(
+        id=run.id,
+        cockpit=cockpit(run),
+        plan=plan_view(plan, plan.recipe, run.folder),
+        limits=LimitsView(
+            short_regression=plan.gate.short_regression,
+            accuracy_drop=plan.gate.accuracy_drop,
+            needle_share=plan.gate.needle_share,
+            slope=plan.breaker.slope,
+            memory_bytes=memory_limit(run, plan),
+        ),
+        checkpoints=tuple(_checkpoint(found) for found in run.committed()),
+        current=run.current,
+        gate=_gate(standing_gate(run, plan)),
+        undo=undo_target(run),
+        alive=alive(run),
+        signed_by=signed.signature.name,
+        has_report=run.report.is_dir() and any(run.report.iterdir()),
+        sequence=sequence,
+    )
+
+
+def _checkpoint(found: Row) -> CheckpointView:
+    return CheckpointView(
+        slug=found.data["slug"],
+        stage=found.data.get("stage", ""),
+        sentence=found.data.get("sentence", ""),
+        measurement=measurement_of(found.data.get("measurement")),
+    )
+
+
+def _gate(found: Row | None) -> GateView | None:
+    if found is None:
+        return None
+    verdict = found.data["verdict"]
+    return GateView(
+        id=found.data["gate"],
+        phase=found.data["phase"],
+        sentence=found.data["sentence"],
+        action=verdict["action"],
+        reasons=tuple(verdict["reasons"]),
+        evidence=tuple(evidence_rows(found.data["evidence"])),
+        evidence_hash=found.data["evidence_hash"],
+        measurement=measurement_of(found.data["evidence"].get("measurement")),
+    )
+
+
+def difference(run: Run, first: str | None, second: str | None) -> Difference:
+    """What changed between two checkpoints."""
+    sentence, figures = changelog(run, first, second)
+    return Difference(
+        sentence=sentence, figures={name: (str(before), str(after)) for name, (before, after) in figures.items()}
+    )

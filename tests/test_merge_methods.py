@@ -1,0 +1,331 @@
+"""Every merge method computes what its paper says: against references in fp64, and the same bytes always."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from safetensors.torch import load_file, save_file
+
+import merge_references as reference
+from scaler_wizard.errors import ScalerError
+from scaler_wizard.merge import METHODS, Method
+from scaler_wizard.merge.recipe import read_merge
+from scaler_wizard.merge.threshold import kth_largest
+from scaler_wizard.merging import merge_models, prepare
+from scaler_wizard.weights import write
+from tiny_models import load, make
+
+Matrix = reference.Matrix
+Reference = Callable[[Matrix, list[Matrix], str], Matrix]
+LARGEST_SHARE = 0.0005
+"""Of elements that may differ from the rounded fp64 reference."""
+BIG = {"hidden_size": 96, "intermediate_size": 160, "vocab_size": 256, "head_dim": 24}
+
+
+def tuned(source: Path, folder: Path, seed: int, *, size: float = 0.05) -> Path:
+    """The model with normal noise on every weight, as a fine-tune would change it."""
+    model = load(source)
+    generator = torch.Generator().manual_seed(seed)
+    for parameter in model.parameters():
+        parameter.data += (torch.randn(parameter.shape, generator=generator) * size).to(parameter.dtype)
+    model.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def family(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """A base in bfloat16 and three fine-tunes."""
+    root = tmp_path_factory.mktemp("family")
+    base = make(root / "base", dtype="bfloat16", **BIG)
+    return {"base": base} | {name: tuned(base, root / name, number + 1) for number, name in enumerate("abc")}
+
+
+def recipe(family: dict[str, Path], method: str, each: Sequence[dict[str, Any]], **general: Any) -> Method:
+    """A merge of the first models of the family."""
+    models = [{"model": str(family[name]), **own} for name, own in zip("abc", each, strict=False)]
+    if METHODS[method].base_is == "needed" or general.pop("from_base", False):
+        general["base"] = str(family["base"])
+    return read_merge({"method": method, "models": models, **general}, "recipe", METHODS)
+
+
+def tensors(folder: Path) -> dict[str, Matrix]:
+    return {name: value.double().numpy() for name, value in load_file(folder / "model.safetensors").items()}
+
+
+def merged(family: dict[str, Path], out: Path, method: Method, **options: Any) -> dict[str, Matrix]:
+    write(prepare(method).program, out, durable=False, **options)
+    return tensors(out)
+
+
+WEIGHTS = [0.6, 0.4, 0.3]
+EACH = [{"weight": weight} for weight in WEIGHTS]
+TRIMMED = [{"weight": weight, "density": 0.3} for weight in WEIGHTS]
+EVEN = [{"weight": 0.5, "density": 0.3}] * 3
+MASKED = [{"weight": weight, "density": 0.4, "gamma": 0.02} for weight in WEIGHTS]
+
+
+def vectors(base: Matrix, models: list[Matrix]) -> list[Matrix]:
+    return [model - base for model in models]
+
+
+def plain_sum(base: Matrix, models: list[Matrix], scale: float = 1.0) -> Matrix:
+    return base + scale * sum(w * v for w, v in zip(WEIGHTS, vectors(base, models), strict=True))
+
+
+def ties(weights: Sequence[float], *, scale: float = 1.0, normalize: bool = True) -> Reference:
+    def found(base: Matrix, models: list[Matrix], name: str) -> Matrix:
+        trimmed = [reference.largest(vector, 0.3) for vector in vectors(base, models)]
+        return base + scale * reference.elect(trimmed, weights, normalize=normalize)
+
+    return found
+
+
+def crumbs(base: Matrix, models: list[Matrix]) -> list[Matrix]:
+    return [reference.middle(vector, 0.4, 0.02) for vector in vectors(base, models)]
+
+
+def spectral(method: Callable[[Matrix, Sequence[Matrix]], Matrix]) -> Reference:
+    def found(base: Matrix, models: list[Matrix], name: str) -> Matrix:
+        table = base.ndim < 2 or "embed" in name or "lm_head" in name
+        return np.mean(models, axis=0) if table else method(base, models)
+
+    return found
+
+
+def by_row(base: Matrix, models: list[Matrix], name: str) -> Matrix:
+    a, b = vectors(base, models)
+    if base.ndim < 2:
+        return base + reference.slerp(a, b, 0.4, 1 - 1e-12)
+    return base + reference.slerp_rows(a, b, 0.4)
+
+
+def stock_by_row(base: Matrix, models: list[Matrix], name: str) -> Matrix:
+    if base.ndim < 2:
+        return reference.model_stock(base, models)
+    rows = [reference.model_stock(base[row], [model[row] for model in models]) for row in range(len(base))]
+    return np.stack(rows)
+
+
+CASES: dict[str, tuple[str, Sequence[dict[str, Any]], dict[str, Any], Reference]] = {
+    "linear": ("linear", EACH, {}, lambda base, models, name: reference.linear(models, WEIGHTS)),
+    "slerp": ("slerp", [{}, {}], {"t": 0.3}, lambda base, models, name: reference.slerp(*models, 0.3)),
+    "nuslerp": (
+        "nuslerp",
+        EACH[:2],
+        {},
+        lambda base, models, name: reference.slerp(*models, 0.4, 1 - 1e-12),
+    ),
+    "nuslerp of task vectors by row": ("nuslerp", EACH[:2], {"from_base": True, "row_wise": True}, by_row),
+    "multislerp": ("multislerp", EACH, {}, lambda base, models, name: reference.multislerp(models, WEIGHTS)),
+    "multislerp of task vectors": (
+        "multislerp",
+        EACH,
+        {"from_base": True},
+        lambda base, models, name: base + reference.multislerp(vectors(base, models), WEIGHTS),
+    ),
+    "task arithmetic": (
+        "task_arithmetic",
+        EACH,
+        {"scale": 0.7},
+        lambda base, models, name: plain_sum(base, models, 0.7),
+    ),
+    "ties": ("ties", TRIMMED, {}, ties(WEIGHTS)),
+    "ties with equal weights": ("ties", EVEN, {"scale": 0.9}, ties([0.5] * 3, scale=0.9)),
+    "ties without normalising": ("ties", TRIMMED, {"normalize": False}, ties(WEIGHTS, normalize=False)),
+    "breadcrumbs": (
+        "breadcrumbs",
+        MASKED,
+        {},
+        lambda base, models, name: base + sum(w * v for w, v in zip(WEIGHTS, crumbs(base, models), strict=True)),
+    ),
+    "breadcrumbs ties": (
+        "breadcrumbs_ties",
+        MASKED,
+        {},
+        lambda base, models, name: base + reference.elect(crumbs(base, models), WEIGHTS, normalize=False),
+    ),
+    "model stock": ("model_stock", [{}] * 3, {}, lambda base, models, name: reference.model_stock(base, models)),
+    "model stock by row": ("model_stock", [{}] * 3, {"filter_wise": True}, stock_by_row),
+    "sce": ("sce", [{}] * 3, {}, lambda base, models, name: reference.sce(base, models, 1.0)),
+    "sce of a part": (
+        "sce",
+        [{}] * 3,
+        {"select_topk": 0.4},
+        lambda base, models, name: reference.sce(base, models, 0.4),
+    ),
+    "tsv": ("tsv", [{}] * 2, {}, spectral(reference.tsv)),
+    "iso-c": ("iso_c", [{}] * 3, {}, spectral(reference.iso)),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_a_method_is_its_fp64_reference_rounded_once(family: dict[str, Path], tmp_path: Path, case: str) -> None:
+    method, each, general, expected = CASES[case]
+    found = merged(family, tmp_path / "out", recipe(family, method, each, **general))
+    base, models = tensors(family["base"]), [tensors(family[name]) for name in "abc"[: len(each)]]
+    differ = undecided = 0
+    for name, ours in found.items():
+        wanted = reference.bf16(expected(base[name], [model[name] for model in models], name))
+        undecided += np.count_nonzero(np.isnan(wanted))
+        differ += np.count_nonzero((ours != wanted) & ~np.isnan(wanted))
+    elements = sum(value.size for value in base.values())
+    assert differ <= LARGEST_SHARE * elements
+    assert undecided <= 0.002 * elements  # two weighted changes that cancel
+
+
+@pytest.mark.parametrize("method", ["dare_linear", "dare_ties"])
+def test_dare_keeps_its_share_and_makes_it_as_much_larger(family: dict[str, Path], tmp_path: Path, method: str) -> None:
+    each = [{"weight": 1.0, "density": 0.25}, {"weight": 0.0, "density": 0.25}]
+    found = merged(family, tmp_path / "out", recipe(family, method, each, dtype="float32", seed=5))
+    base, model = tensors(family["base"]), tensors(family["a"])
+    kept = size = 0
+    for name, value in found.items():
+        vector = model[name] - base[name]
+        mask = np.abs(value - base[name]) > 1e-9
+        assert np.allclose(value - base[name], 4 * vector * mask, rtol=1e-4, atol=1e-6)
+        kept, size = kept + np.count_nonzero(mask), size + np.count_nonzero(vector)
+    assert abs(kept / size - 0.25) < 5 * np.sqrt(0.25 * 0.75 / size)
+
+
+def test_models_and_seeds_have_their_own_chance(family: dict[str, Path], tmp_path: Path) -> None:
+    same = {**family, "b": family["a"]}
+    each = [{"weight": 1.0, "density": 0.5}, {"weight": -1.0, "density": 0.5}]
+    block = recipe(family, "dare_linear", each, dtype="float32").model_dump(mode="json")
+    block["models"][1]["model"] = os.path.relpath(same["b"])  # the same model under another name
+    found = merged(family, tmp_path / "one", read_merge(block, "recipe", METHODS))
+    base = tensors(family["base"])
+    changed = sum(np.count_nonzero(found[name] != base[name]) for name in base)
+    assert 0.4 < changed / sum(value.size for value in base.values()) < 0.6  # kept by one and not by the other
+    other = merged(family, tmp_path / "two", read_merge({**block, "seed": 1}, "recipe", METHODS))
+    assert any(not np.array_equal(found[name], other[name]) for name in base)
+
+
+def test_della_keeps_large_changes_more_often(family: dict[str, Path], tmp_path: Path) -> None:
+    each = [{"weight": 1.0, "density": 0.5, "epsilon": 0.4}]
+    found = merged(family, tmp_path / "out", recipe(family, "della_linear", each, dtype="float32", normalize=False))
+    base, model = tensors(family["base"]), tensors(family["a"])
+    kept: list[list[float]] = [[], []]
+    for name in (name for name in base if base[name].ndim == 2):
+        vector = model[name] - base[name]
+        order = np.argsort(np.argsort(np.abs(vector), axis=1, kind="stable"), axis=1, kind="stable")
+        chance = 0.1 + 0.8 * order / (vector.shape[1] - 1)
+        mask = np.abs(found[name] - base[name]) > 1e-9
+        assert np.allclose(found[name] - base[name], vector * mask / chance, rtol=1e-4, atol=1e-6)
+        half = vector.shape[1] // 2
+        kept[0].append(mask[order < half].mean())
+        kept[1].append(mask[order >= half].mean())
+    assert abs(np.mean(kept[0]) - 0.3) < 0.02 and abs(np.mean(kept[1]) - 0.7) < 0.02
+
+
+@pytest.mark.parametrize("method", ["ties", "dare_ties", "della", "breadcrumbs", "sce", "model_stock", "slerp", "tsv"])
+def test_threads_and_shards_change_no_bit(family: dict[str, Path], tmp_path: Path, method: str) -> None:
+    each = EVEN[:2] if method in ("ties", "dare_ties", "della", "breadcrumbs") else [{}, {}]
+    general = {"t": 0.3} if method == "slerp" else {"select_topk": 0.5} if method == "sce" else {}
+    chosen = prepare(recipe(family, method, each, **general)).program
+    write(chosen, tmp_path / "one", durable=False)
+    write(chosen, tmp_path / "three", durable=False, threads=3, shard_bytes=60_000)
+    one = load_file(tmp_path / "one/model.safetensors")
+    three = {
+        name: value for file in (tmp_path / "three").glob("*.safetensors") for name, value in load_file(file).items()
+    }
+    assert len(list((tmp_path / "three").glob("*.safetensors"))) > 2
+    assert one.keys() == three.keys() and all(torch.equal(one[name], three[name]) for name in one)
+
+
+def test_the_hash_seed_changes_no_bit_and_nothing_heavy_is_loaded(family: dict[str, Path], tmp_path: Path) -> None:
+    models = "".join(f"    - {{model: {family[name]}, density: 0.4}}\n" for name in "ab")
+    file = tmp_path / "recipe.yaml"
+    file.write_text(f"merge:\n  method: dare_ties\n  base: {family['base']}\n  models:\n{models}")
+    script = (
+        "import sys; from pathlib import Path; from scaler_wizard.merging import merge_models;"
+        "found = merge_models(Path(sys.argv[1]), Path(sys.argv[2]));"
+        "print(found.lineage.files['model.safetensors'], 'torch' in sys.modules, 'transformers' in sys.modules)"
+    )
+    said = [
+        subprocess.run(
+            [sys.executable, "-c", script, str(file), str(tmp_path / seed)],
+            env={**os.environ, "PYTHONHASHSEED": seed},
+            check=True,
+            capture_output=True,
+            text=True,
+        ).stdout
+        for seed in "15"
+    ]
+    assert said[0] == said[1] and said[0].endswith("False False\n")
+
+
+def test_weights_follow_layers_and_parts(family: dict[str, Path], tmp_path: Path) -> None:
+    ramp = {"weight": [{"filter": "mlp", "value": [0.0, 1.0]}, {"filter": "norm", "value": 0.5}, {"value": 1.0}]}
+    rest = {"weight": [{"filter": "mlp", "value": [1.0, 0.0]}, {"filter": "norm", "value": 0.5}, {"value": 0.0}]}
+    found = merged(family, tmp_path / "out", recipe(family, "linear", [ramp, rest]))
+    a, b = tensors(family["a"]), tensors(family["b"])
+    name = "model.layers.{}.mlp.up_proj.weight"
+    assert np.array_equal(found[name.format(0)], b[name.format(0)])
+    assert np.array_equal(found[name.format(2)], a[name.format(2)])
+    assert np.array_equal(found[name.format(1)], reference.bf16((a[name.format(1)] + b[name.format(1)]) / 2))
+    assert np.array_equal(
+        found["model.norm.weight"], reference.bf16((a["model.norm.weight"] + b["model.norm.weight"]) / 2)
+    )
+    assert np.array_equal(found["lm_head.weight"], a["lm_head.weight"])
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+def test_another_type_can_be_written(family: dict[str, Path], tmp_path: Path, dtype: str) -> None:
+    merge_models(recipe(family, "linear", EACH, dtype=dtype), tmp_path / "out")
+    assert load(tmp_path / "out").dtype == getattr(torch, dtype)
+
+
+def test_layers_of_two_models_are_stacked_and_lists_follow(tmp_path: Path) -> None:
+    one = make(tmp_path / "one", "qwen2", seed=1)
+    two = make(tmp_path / "two", "qwen2", seed=2)
+    slices = [{"model": str(one), "layers": [0, 2]}, {"model": str(two), "layers": [1, 3], "scale": 0.5}]
+    merge_models(read_merge({"method": "passthrough", "models": slices}, "recipe", METHODS), tmp_path / "out")
+    found, a, b = (load_file(folder / "model.safetensors") for folder in (tmp_path / "out", one, two))
+    name = "model.layers.{}.mlp.up_proj.weight"
+    assert torch.equal(found[name.format(1)], a[name.format(1)])
+    assert torch.equal(found[name.format(2)], b[name.format(1)] * 0.5)
+    assert torch.equal(found["model.norm.weight"], b["model.norm.weight"] * 0.5)
+    config = load(tmp_path / "out").config
+    assert config.num_hidden_layers == 4
+    assert config.layer_types == ["full_attention", *["sliding_attention"] * 3]
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(0, 2**32 - 1), st.integers(1, 200_000), st.sampled_from(["normal", "ties", "zeros", "uneven"]))
+def test_the_kth_largest_is_exact_without_sorting(seed: int, rank: int, kind: str) -> None:
+    random = np.random.default_rng(seed)
+    values = random.standard_normal(200_000).astype(np.float32)
+    if kind == "ties":
+        values = np.round(values * 4) / 4
+    if kind == "zeros":
+        values[random.random(values.size) < 0.8] = 0
+    if kind == "uneven":
+        values[:100_000] *= 1000  # the sample misses this half
+    sample = values[100_000::4] if kind == "uneven" else values[::4]
+
+    def each(find: Any) -> Any:
+        return (find([chunk.copy().reshape(-1, 10)]) for chunk in values.reshape(10, -1))
+
+    (found,) = kth_largest(each, [sample], [(0, rank)], values.size)
+    assert found == np.sort(np.abs(values))[::-1][rank - 1]
+
+
+def test_numbers_that_are_not_finite_stop_the_merge_and_leave_nothing(family: dict[str, Path], tmp_path: Path) -> None:
+    broken = tuned(family["base"], tmp_path / "broken", 9)
+    weights = load_file(broken / "model.safetensors")
+    weights["model.layers.1.mlp.up_proj.weight"][17, 3] = float("nan")  # where no sample looks
+    save_file(weights, broken / "model.safetensors", metadata={"format": "pt"})
+    method = recipe({**family, "b": broken}, "ties", EVEN[:2])
+    with pytest.raises(ScalerError, match=r"broken: model.layers.1.mlp.up_proj.weight: holds NaN"):
+        merge_models(method, tmp_path / "out")
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["broken"]

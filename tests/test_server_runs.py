@@ -1,0 +1,351 @@
+"""What the cockpit's server shows of runs and does to them, over real HTTP on real run folders."""
+
+from __future__ import annotations
+
+import io
+import json
+import tarfile
+import threading
+import time
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from websockets.sync.client import connect
+
+from cockpit_server import Served, served
+from recorded_run import make_run, open_gate, step_event
+from scaler_wizard.contract import Contract, text_hash
+from scaler_wizard.errors import ScalerError
+from scaler_wizard.payload import check
+from scaler_wizard.plan import load_plan
+from scaler_wizard.run import Run
+from scaler_wizard.server import uploads
+from scaler_wizard.server.begin import Shop, terms_of
+from scaler_wizard.server.guard import COOKIE
+from scaler_wizard.server.steer import standing_gate
+from scaler_wizard.server.uploads import Uploads
+from scaler_wizard.server.wire import Start, Wish
+
+TEXT = "In the beginning was the word, and it was measured. " * 60
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Run:
+    return make_run(tmp_path / "runs")
+
+
+@pytest.fixture
+def server(run: Run) -> Iterator[Served]:
+    with served(run.folder.parent) as found:
+        yield found
+
+
+def command(action: str, **more: Any) -> dict[str, Any]:
+    return {"key": uuid.uuid4().hex, "action": action, **more}
+
+
+def post(server: Served, run: Run, body: dict[str, Any]) -> tuple[int, Any]:
+    answer = server.ask("POST", f"/api/runs/{run.id}/commands", body)
+    return answer.status, answer.json
+
+
+def test_the_list_says_where_each_run_stands(server: Served, run: Run) -> None:
+    (row,) = server.ask("GET", "/api/runs").json
+    assert (row["id"], row["at"], row["waits"]) == (run.id, run.current, True)
+    assert row["parameters"] == load_plan(run.folder / "plan.yaml").parameters
+
+
+def test_the_detail_holds_the_payload_the_gate_and_no_path(server: Served, run: Run) -> None:
+    answer = server.ask("GET", f"/api/runs/{run.id}")
+    detail = answer.json
+    check(detail["cockpit"])
+    assert detail["gate"]["evidenceHash"] and detail["gate"]["action"] == "ask"
+    assert detail["checkpoints"][-1]["slug"] == run.current
+    assert str(run.folder.parent) not in answer.body.decode() and "/src/" not in answer.body.decode()
+
+
+# -- commands ----------------------------------------------------------------------------------------------------------
+
+
+def test_an_answer_to_other_evidence_changes_nothing(server: Served, run: Run) -> None:
+    gate = server.ask("GET", f"/api/runs/{run.id}").json["gate"]
+    for wrong in ({"gate": gate["id"], "evidence_hash": "stale"}, {"gate": "gate-9", "evidence_hash": "x"}, {}):
+        fields = {"evidenceHash" if key == "evidence_hash" else key: value for key, value in wrong.items()}
+        status, _ = post(server, run, command("Approve", **fields))
+        assert status == 409
+    assert run.decision(gate["id"]) is None
+
+
+def test_an_abort_at_a_gate_is_decided_once_and_only_when_confirmed(server: Served, run: Run) -> None:
+    gate = server.ask("GET", f"/api/runs/{run.id}").json["gate"]
+    bound = {"gate": gate["id"], "evidenceHash": gate["evidenceHash"]}
+    assert post(server, run, command("Abort", **bound))[0] == 409
+    first = command("Abort", confirmed=True, **bound)
+    assert post(server, run, first) == (200, {"done": True, "sentence": "Aborted at the gate; every checkpoint stays."})
+    assert post(server, run, first)[1]["done"] is False
+    assert post(server, run, command("Abort", confirmed=True, **bound))[0] == 409
+    (decision,) = run.journal.events(kinds=("decision",))[-1:]
+    assert decision.data["action"] == "abort" and decision.data["how"] == "cockpit"
+
+
+def test_rollback_and_undo_move_the_pointer_and_nothing_else(server: Served, run: Run) -> None:
+    before = run.current
+    preview = server.ask("GET", f"/api/runs/{run.id}/preview").json
+    assert preview["to"] == "001-grow" and preview["leaves"] == [before] and run.current == before
+    assert post(server, run, command("Rollback"))[0] == 409 and run.current == before
+    status, outcome = post(server, run, command("Rollback", confirmed=True, to="000-baseline"))
+    assert status == 200 and outcome["sentence"].startswith("Rollback complete") and run.current == "000-baseline"
+    detail = server.ask("GET", f"/api/runs/{run.id}").json
+    assert detail["undo"] == before and detail["gate"] is None
+    assert post(server, run, command("Undo"))[0] == 200 and run.current == before
+    assert server.ask("GET", f"/api/runs/{run.id}").json["gate"] is not None
+
+
+def test_the_same_wish_has_its_effect_once(server: Served, run: Run) -> None:
+    wish = command("Rollback", confirmed=True)
+    outcomes = [post(server, run, wish)[1] for _ in range(3)]
+    assert [outcome["done"] for outcome in outcomes] == [True, False, False]
+    assert len({outcome["sentence"] for outcome in outcomes}) == 1
+    assert len(run.journal.events(kinds=("moved",))) == 1
+
+
+def test_a_refused_wish_is_refused_again_in_the_same_words(server: Served, run: Run) -> None:
+    wish = command("Rollback", confirmed=True, to="009-nowhere")
+    assert post(server, run, wish) == post(server, run, wish)
+    assert post(server, run, wish)[0] == 409
+
+
+def test_a_gate_behind_a_rollback_cannot_be_approved(server: Served, run: Run) -> None:
+    gate = server.ask("GET", f"/api/runs/{run.id}").json["gate"]
+    post(server, run, command("Rollback", confirmed=True))
+    stale = command("Approve", gate=gate["id"], evidenceHash=gate["evidenceHash"])
+    assert post(server, run, stale)[0] == 409 and run.decision(gate["id"]) is None
+    assert standing_gate(run, load_plan(run.folder / "plan.yaml")) is None
+
+
+def test_a_gate_can_be_given_more_time(server: Served, run: Run) -> None:
+    gate = server.ask("GET", f"/api/runs/{run.id}").json["gate"]["id"]
+    assert post(server, run, command("Extend", gate="gate-999"))[0] == 409
+    assert post(server, run, command("Extend", gate=gate))[0] == 200
+    assert len(run.extensions(gate)) == 1
+
+
+@pytest.mark.parametrize("action", ["Pause", "Abort", "Undo"])
+def test_what_cannot_be_done_now_is_refused_with_a_cure(server: Served, run: Run, action: str) -> None:
+    status, trouble = post(server, run, command(action, confirmed=True))
+    assert status == 409 and trouble["wrong"] and trouble["cure"]
+
+
+def test_unknown_fields_and_wrong_values_are_refused(server: Served, run: Run) -> None:
+    for body in (
+        {"action": "Pause"},
+        command("Explode"),
+        command("Pause", path="/etc"),
+        command("Rollback", to="../x"),
+    ):
+        assert server.ask("POST", f"/api/runs/{run.id}/commands", body).status == 422
+
+
+def test_a_note_is_kept_with_the_run(server: Served, run: Run) -> None:
+    assert server.ask("POST", f"/api/runs/{run.id}/feedback", {"text": "good"}).status == 204
+    assert server.ask("POST", f"/api/runs/{run.id}/feedback", {"text": "x" * 501}).status == 422
+    assert server.ask("GET", f"/api/runs/{run.id}").json["cockpit"]["userFeedback"] == "good"
+
+
+# -- the stream --------------------------------------------------------------------------------------------------------
+
+
+def test_the_stream_resumes_without_a_gap_or_a_duplicate(server: Served, run: Run) -> None:
+    path, seen = f"/api/runs/{run.id}/events", []
+    for _ in range(6):
+        last = {"Last-Event-ID": str(seen[-1])} if seen else {}
+        with server.stream(path, last) as events:
+            numbered = (int(event["id"]) for event in events if "id" in event)
+            seen += [next(numbered) for _ in range(3)]
+    assert seen == [row.seq for row in run.journal.events()][: len(seen)]
+
+
+def test_what_happens_arrives_while_it_happens_also_for_a_second_browser(server: Served, run: Run) -> None:
+    path = f"/api/runs/{run.id}/events?after={run.journal.newest().seq}"
+    with server.stream(path) as first, server.stream(path) as second:
+        assert "id" not in next(first) and "id" not in next(second)
+        added = [run.journal.add("step", step_event(number), durable=False) for number in range(1, 6)]
+        for events in (first, second):
+            numbered = (event for event in events if "id" in event)
+            assert [next(numbered)["data"]["seq"] for _ in added] == added
+
+
+def test_no_event_is_lost_or_doubled_over_many_reconnects(server: Served, run: Run) -> None:
+    begin, added, seen = run.journal.newest().seq, list[int](), list[int]()
+
+    def work() -> None:
+        for number in range(1, 201):
+            added.append(run.journal.add("step", step_event(number, steps=200), durable=False))
+            time.sleep(0.005)
+
+    path = f"/api/runs/{run.id}/events"
+    working = threading.Thread(target=work)
+    with server.stream(path, {"Last-Event-ID": str(begin)}):  # a second browser keeps the feed alive between
+        working.start()
+        while len(seen) < 200:
+            with server.stream(path, {"Last-Event-ID": str(seen[-1] if seen else begin)}) as events:
+                numbered = (int(event["id"]) for event in events if "id" in event)
+                seen += [next(numbered) for _ in range(min(8, 200 - len(seen)))]
+                time.sleep(0.05)
+    working.join()
+    assert seen == added
+
+
+def test_a_loss_that_is_not_finite_travels_as_valid_json(server: Served, run: Run) -> None:
+    after = run.journal.newest().seq
+    run.journal.add("step", step_event(1, loss=float("nan")))
+    with server.stream(f"/api/runs/{run.id}/events?after={after}") as events:
+        frame = next(event for event in events if "id" in event)
+    assert frame["data"]["data"]["loss"] == {"value": None, "nonfinite": "nan"}
+
+
+def test_a_snapshot_of_the_payload_comes_by_itself_and_fits_its_schema(server: Served, run: Run) -> None:
+    with server.stream(f"/api/runs/{run.id}/events?after={2**40}") as events:
+        shown = next(event for event in events if event.get("event") == "cockpit")
+        check(shown["data"])
+        open_gate(run, "003-extend-512", "Ready for more; approve?")
+        later = next(event for event in events if event.get("event") == "cockpit")
+    assert later["data"]["qualityMetrics"]["canonicalSentence"] == "Ready for more; approve?"
+
+
+def test_the_socket_tells_the_same_as_the_stream(server: Served, run: Run) -> None:
+    cookie = {"Cookie": f"{COOKIE}={server.session}"}
+    address = f"ws://{server.host}/api/runs/{run.id}/socket"
+    ours = {"additional_headers": cookie, "origin": server.origin, "max_queue": None}
+    with connect(address, **ours) as socket:  # type: ignore[arg-type]
+        told = [json.loads(socket.recv(timeout=5)) for _ in range(5)]
+    with server.stream(f"/api/runs/{run.id}/events") as events:
+        assert [next(events)["data"] for _ in range(5)] == told
+
+
+# -- the wizard --------------------------------------------------------------------------------------------------------
+
+
+def shop(tmp_path: Path, models: Path | None = None) -> Shop:
+    return Shop(tmp_path / "runs", Uploads(tmp_path / "uploads"), models)
+
+
+def test_the_plan_is_the_one_that_the_command_line_makes(server: Served, tmp_path: Path) -> None:
+    wish = {"model": "embedded", "parameters": "1.5x", "context": "4x"}
+    shown = server.ask("POST", "/api/plan", wish).json
+    made = shop(tmp_path).plan(Wish.model_validate(wish))
+    assert (shown["parameters"], shown["context"]) == (made.parameters, made.context)
+    assert [phase["slug"] for phase in shown["phases"]] == [phase.slug for phase in made.phases]
+    assert shown["recipe"] == "model: embedded\nparameters: 1.5x\ncontext: 4x\n"
+    assert shown["usingBytes"] > 2 * made.parameters
+
+
+def test_an_impossible_wish_says_what_to_do(server: Served) -> None:
+    for wish in ({}, {"context": "1x"}, {"parameters": "9000B"}, {"train": "lora", "context": "x"}):
+        answer = server.ask("POST", "/api/plan", {"model": "embedded", **wish})
+        assert answer.status == 409 and answer.json["cure"], wish
+
+
+@pytest.mark.parametrize("model", ["../embedded", "/etc", "tests", "org/name", "embedded/../x", "C:\\x"])
+def test_a_model_is_chosen_by_an_id_of_the_list_and_never_by_a_path(server: Served, model: str) -> None:
+    answer = server.ask("POST", "/api/plan", {"model": model, "context": "2x"})
+    assert answer.status == 409 and "no such model here" in answer.json["wrong"]
+
+
+def test_models_of_a_folder_are_offered_by_name(tmp_path: Path) -> None:
+    from scaler_wizard.models import EMBEDDED
+
+    (tmp_path / "models").mkdir()
+    (tmp_path / "models" / "mine").symlink_to(EMBEDDED)
+    found = shop(tmp_path, tmp_path / "models")
+    assert [row.id for row in found.model_rows()] == ["embedded", "smollm2", "mine"]
+    assert found.plan(Wish(model="mine", context="2x")).base.parameters == 820_352
+
+
+def test_a_run_starts_once_for_a_key_and_only_under_the_contract_that_was_shown(tmp_path: Path) -> None:
+    found, wish = shop(tmp_path), Wish(model="embedded", context="2x", memory_share=0.5)
+    seen = text_hash(terms_of(wish))
+    ask = Start(key="k" * 16, wish=wish, sign="Ada", text_hash=seen)
+    assert found.start(ask).id == found.start(ask).id
+    with pytest.raises(ScalerError, match="not the one to be signed"):
+        found.start(ask.model_copy(update={"key": "m" * 16, "text_hash": text_hash(Contract())}))
+    assert len([path for path in (tmp_path / "runs").iterdir() if not path.name.startswith(".")]) == 1
+
+
+# -- uploads -----------------------------------------------------------------------------------------------------------
+
+
+def test_a_dropped_text_shows_what_is_kept_and_can_be_planned_with(server: Served) -> None:
+    kept = server.ask("POST", "/api/uploads?name=../../evil%20name.txt", TEXT.encode()).json
+    assert kept["name"] == "evil name.txt" and kept["beginning"].startswith("In the beginning")
+    assert sum(kept["shares"].values()) == pytest.approx(1) and kept["shares"]["learn"] > 0.7
+    plan = server.ask("POST", "/api/plan", {"model": "embedded", "context": "2x", "data": kept["id"]})
+    assert plan.status == 200
+    assert [one["id"] for one in server.ask("GET", "/api/uploads").json] == [kept["id"]]
+    assert server.ask("DELETE", f"/api/uploads/{kept['id']}").status == 204
+    assert server.ask("GET", "/api/uploads").json == []
+
+
+@pytest.mark.parametrize(
+    ("name", "body"),
+    [
+        ("weights.bin", b"x" * 2000),
+        ("short.txt", b"too short"),
+        ("bytes.txt", b"\xff\xfe" * 2000),
+        ("zero.txt", b"a\0b" * 2000),
+        ("broken.jsonl", b'{"text": \n' * 400),
+        ("no-text.jsonl", b'{"words": "x"}\n' * 400),
+        ("line.txt", b"x" * (2**20 + 1)),
+    ],
+)
+def test_a_text_that_cannot_be_used_leaves_nothing_behind(server: Served, name: str, body: bytes) -> None:
+    answer = server.ask("POST", f"/api/uploads?name={name}", body)
+    assert answer.status == 409 and name in answer.json["wrong"], answer
+    assert server.ask("GET", "/api/uploads").json == []
+    assert not list((server.runs / ".uploads").glob("upload-*"))
+
+
+def test_an_upload_ends_at_its_limit(server: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(uploads, "LARGEST", 1000)
+    answer = server.ask("POST", "/api/uploads?name=long.txt", b"word \n" * 400)
+    assert answer.status == 409 and "larger than" in answer.json["wrong"]
+
+
+@pytest.mark.parametrize("wanted", ["kjv2", "upload-../../x", "upload-0123456789abcdef", "..", "/etc/passwd"])
+def test_data_is_chosen_by_the_id_of_an_upload_and_never_by_a_path(server: Served, wanted: str) -> None:
+    answer = server.ask("POST", "/api/plan", {"model": "embedded", "context": "2x", "data": wanted})
+    assert answer.status == 409 and "no such upload" in answer.json["wrong"]
+
+
+# -- to take away ------------------------------------------------------------------------------------------------------
+
+
+def test_the_export_holds_the_current_checkpoint_byte_for_byte(server: Served, run: Run) -> None:
+    answer = server.ask("GET", f"/api/runs/{run.id}/export")
+    with tarfile.open(fileobj=io.BytesIO(answer.body)) as archive:
+        packed = {Path(one.name).name: archive.extractfile(one).read() for one in archive}  # type: ignore[union-attr]
+    folder = run.checkpoints / str(run.current)
+    assert packed == {file.name: file.read_bytes() for file in folder.iterdir()}
+
+
+def test_a_report_that_is_not_written_is_not_invented(server: Served, run: Run) -> None:
+    assert server.ask("GET", f"/api/runs/{run.id}/report").status == 409
+    (run.report / "report.md").write_text("# Report\n", encoding="utf-8")
+    assert server.ask("GET", f"/api/runs/{run.id}/report").status == 200
+
+
+def test_what_changed_between_two_checkpoints_is_told(server: Served, run: Run) -> None:
+    path = f"/api/runs/{run.id}/difference?first=000-baseline&second={run.current}"
+    assert "parameters" in server.ask("GET", path).json["figures"]
+    assert server.ask("GET", f"/api/runs/{run.id}/difference?first=../x").status == 422
+
+
+def test_prometheus_reads_every_run(server: Served, run: Run) -> None:
+    text = server.ask("GET", "/metrics").body.decode()
+    assert 'scaler_runs{status="paused"} 1' in text
+    samples = [line for line in text.splitlines() if not line.startswith("#")]
+    assert all(len(line.rsplit(" ", 1)) == 2 and float(line.rsplit(" ", 1)[1]) >= 0 for line in samples)
+    assert any(line.startswith(f'scaler_run_perplexity{{run="{run.id}"}}') for line in samples)

@@ -1,0 +1,135 @@
+"""Nothing but allowed words and coarse numbers leaves: canaries are planted wherever a string or a number can stand."""
+
+import json
+import os
+import random
+import subprocess
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from machines import machine
+from scaler_wizard.architecture import read_architecture
+from scaler_wizard.contract import Contract, sign
+from scaler_wizard.errors import ScalerError
+from scaler_wizard.metrics import Measurement
+from scaler_wizard.models import EMBEDDED, Source
+from scaler_wizard.plan import make_plan, to_yaml
+from scaler_wizard.recipe import Recipe
+from scaler_wizard.run import Run, create
+from scaler_wizard.share import as_yaml, bucket, events, hundredths, pattern, read_patterns
+
+KINDS = "phase_started gate decision committed telegram failed status usage step evaluated note created moved".split()
+CANARY = "canary-7f3a"
+NUMBER = 918273645
+
+
+def planted(rng: random.Random, depth: int = 0) -> Any:
+    """Any JSON with canaries in every string, key and number."""
+    match rng.randrange(4 if depth < 3 else 2):
+        case 0:
+            return f"/home/{CANARY}/{rng.random()}"
+        case 1:
+            return NUMBER + rng.randrange(9)
+        case 2:
+            return [planted(rng, depth + 1) for _ in range(3)]
+        case _:
+            return {f"{CANARY}-{n}": planted(rng, depth + 1) for n in range(3)}
+
+
+def test_no_canary_in_ten_thousand_events() -> None:
+    rng = random.Random(5)
+    rows = []
+    for number in range(10_000):
+        data = {
+            name: planted(rng) for name in ("cause", "action", "who", "sentence", "evidence", "slug", "wrong", "data")
+        }
+        slug = rng.choice([None, "001-grow", f"002-{CANARY}", CANARY, f"003-extend-{NUMBER}"])
+        rows.append((rng.choice([*KINDS, CANARY]), 1.7e9 + number + rng.random(), slug, data))
+    shared = list(events(rows))
+    text = "".join(event.model_dump_json() for event in shared)
+    assert len(shared) > 3000
+    assert CANARY not in text and str(NUMBER)[:6] not in text
+    assert all(event.phase in (None, "grow", "extend") for event in shared)
+
+
+def ended(folder: Path) -> Run:
+    """A run folder with canaries in every place that a person fills in."""
+    base = read_architecture(EMBEDDED)
+    recipe = Recipe(model=str(EMBEDDED), parameters="1.3x", context="2x", data=f"/home/{CANARY}/letters", name=CANARY)
+    plan = make_plan(recipe, Source(EMBEDDED, CANARY, CANARY, CANARY), base, machine(16))
+    signed = sign(Contract(), f"{CANARY} Smith", now=datetime.now(UTC))
+    run = create(folder, to_yaml(plan), signed, name=CANARY, identity=CANARY, now=datetime.now(UTC))
+    for number, phase in enumerate(plan.phases):
+        measured = Measurement(
+            corpus=CANARY, native_length=128, target_length=256, short_nll=3.0 + number / 7, seconds=1.0
+        )
+        run.journal.add("phase_started", {"slug": phase.slug}, phase=phase.slug)
+        run.journal.add("usage", {"ram_bytes": NUMBER, "cpu_seconds": 12.345678, "doing": CANARY}, phase=phase.slug)
+        verdict = {"action": "ask", "sentence": CANARY, "reasons": [CANARY]}
+        evidence = {"measurement": measured.model_dump(), CANARY: CANARY}
+        gate = {"gate": CANARY + phase.slug, "verdict": verdict, "evidence": evidence, "sentence": CANARY}
+        run.journal.add("gate", gate, phase=phase.slug)
+        run.journal.add("decision", {"gate": CANARY + phase.slug, "action": "approve", "who": CANARY, "how": CANARY})
+    run.journal.set("status", "completed")
+    return run
+
+
+def test_a_whole_run_is_shared_without_a_name_a_path_or_an_exact_number(tmp_path: Path) -> None:
+    run = ended(tmp_path)
+    text = as_yaml(pattern(run))
+    assert CANARY not in text and run.id not in text and str(run.journal.get("uuid")) not in text
+    assert str(NUMBER) not in text and "12.345" not in text and str(EMBEDDED) not in text
+    shared = yaml.safe_load(text)
+    assert (shared["family"], shared["recipe"]["growth"], shared["recipe"]["stretch"]) == ("llama", 1.3, 2.0)
+    assert shared["parameters"] == 2**20 and shared["short_change"] == pytest.approx(0.57, abs=0.01)
+    assert [event["action"] for event in shared["events"] if event["kind"] == "decision"] == ["approve"] * 5
+
+
+def test_a_run_that_is_not_over_is_not_shared(tmp_path: Path) -> None:
+    run = ended(tmp_path)
+    run.journal.set("status", "paused")
+    with pytest.raises(ScalerError, match="not over"):
+        pattern(run)
+
+
+def test_numbers_are_coarse() -> None:
+    assert [bucket(value) for value in (0, 0.4, 1, 3, 1000, 1e30, float("nan"))] == [0, 0, 1, 4, 1024, 2**50, 0]
+    assert [hundredths(value) for value in (0.12345, -1e9, float("inf"), None)] == [0.12, -100.0, None, None]
+
+
+def test_patterns_of_others_are_read_and_bad_ones_named(tmp_path: Path) -> None:
+    folder = tmp_path / "patterns"
+    folder.mkdir()
+    good = as_yaml(pattern(ended(tmp_path / "runs")))
+    (folder / "good.yaml").write_text(good)
+    (folder / "limits.yaml").write_text(good + "limits: {memory_share: 0.99}\n")
+    (folder / "family.yaml").write_text(good.replace("family: llama", "family: trojan"))
+    (folder / "operator.yaml").write_text(good.replace("identity_blocks", "rm-rf").replace("widen_ffn", "rm-rf"))
+    (folder / "number.yaml").write_text(good.replace("short_change: 0.57", "short_change: 1000"))
+    read, refused = read_patterns(folder)
+    assert set(read) == {"good.yaml"}
+    assert set(refused) == {"limits.yaml", "family.yaml", "operator.yaml", "number.yaml"}
+    with pytest.raises(ScalerError, match="no such folder"):
+        read_patterns(tmp_path / "nothing")
+
+
+def test_the_command_shows_first_and_writes_only_where_told(tmp_path: Path) -> None:
+    run = ended(tmp_path / "runs")
+
+    def scaler(*arguments: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "scaler_wizard", *arguments, "--runs", str(tmp_path / "runs")]
+        return subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=os.environ, check=False)
+
+    before = sorted(tmp_path.iterdir())
+    shown = scaler("share", run.id, "--preview")
+    assert shown.returncode == 0 and yaml.safe_load(shown.stdout)["family"] == "llama"
+    assert sorted(tmp_path.iterdir()) == before
+    written = scaler("share", run.id, "-o", "pattern.yaml")
+    assert written.returncode == 0 and (tmp_path / "pattern.yaml").read_text() == shown.stdout
+    assert scaler("share", run.id).returncode == 2
+    assert json.loads(scaler("share", run.id, "--preview", "--json").stdout)["format"] == 1
