@@ -125,3 +125,12 @@ def test_what_an_earlier_growth_left_does_not_get_into_the_model(tmp_path: Path)
         GROWTH,
         "model.safetensors",
     ]
+
+
+def test_plan_explains_on_standard_error_and_writes_the_plan(tmp_path: Path) -> None:
+    (tmp_path / "recipe.yaml").write_text("model: embedded\nparameters: 1.5x\n")
+    out = tmp_path / "plan.yaml"
+    said = scaler("plan", tmp_path / "recipe.yaml", "-o", out, "--runs", tmp_path, "--explain", "--json")
+    assert said.returncode == 0, said.stderr
+    assert json.loads(said.stdout)["parameters"] > 1_200_000 and out.is_file()
+    assert "Chosen: depth and feed-forward width together" in said.stderr and "Instead: " in said.stderr

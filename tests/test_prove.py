@@ -21,7 +21,7 @@ from scaler_wizard.grow import (
     grow_program,
     promise,
 )
-from scaler_wizard.prove import Check, judge, prove
+from scaler_wizard.prove import Check, _too_large, judge, prove
 from scaler_wizard.record import from_json, to_json
 from scaler_wizard.weights import write
 from tiny_models import FAMILIES, make
@@ -185,6 +185,10 @@ def test_equal_bits_are_also_asked_of_the_stored_type(tmp_path: Path, operator: 
     make(tmp_path, dtype="bfloat16")
     proof = prove(tmp_path, grow(tmp_path, operator), LONG, promised=operator.preserves)
     assert proof.passed and [check.way for check in proof.checks] == ["plain", "cached", "padded", "stored"]
+
+
+def test_a_model_larger_than_the_free_memory_is_run_layer_by_layer(tmp_path: Path) -> None:
+    assert _too_large(10**13, tmp_path) and not _too_large(10**6, tmp_path)
 
 
 CHILD = """
