@@ -31,9 +31,10 @@ def names(folder: Path) -> list[str]:
 
 def test_grow_proves_and_keeps_the_model_and_says_how_it_was_made(tmp_path: Path) -> None:
     make(tmp_path / "base")
-    said = scaler("grow", tmp_path / "base", "--to", "1.3x", "-o", tmp_path / "out", "--json")
+    said = scaler("grow", tmp_path / "base", "--to", "1.3x", "-o", tmp_path / "out", "--json", "--shard-size", "50K")
     assert said.returncode == 0, said.stderr
     growth = json.loads(said.stdout)
+    assert len(list((tmp_path / "out").glob("model-*.safetensors"))) > 2
     assert growth == json.loads((tmp_path / "out" / GROWTH).read_text())
     assert growth["proof"]["passed"] and growth["parameters"] == read_architecture(tmp_path / "out").parameters
     assert "writing 100%" in said.stderr and "proving" in said.stderr
@@ -54,6 +55,7 @@ def test_only_the_operators_that_are_allowed_are_used(tmp_path: Path) -> None:
         (["--to", "huge", "-o", "out"], "is no size"),
         (["--to", "2x", "-o", "out", "--allow", "lego"], "no such operator"),
         (["--to", "2x", "-o", "base"], "not empty"),
+        (["--to", "2x", "-o", "out", "--shard-size", "big"], "no size"),
     ],
 )
 def test_a_slip_is_two_lines_and_leaves_nothing(tmp_path: Path, words: list[str], wrong: str) -> None:

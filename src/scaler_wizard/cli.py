@@ -369,6 +369,7 @@ def grow(
         typer.Option(help="Use only these operators; repeat it. All that keep the function if left out."),
     ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Seed of everything random.")] = 0,
+    shard_size: Annotated[str, typer.Option("--shard-size", help="Largest file of weights.")] = "5G",
     force: Annotated[bool, typer.Option("--force", help="Replace a grown model that is there.")] = False,
     as_json: Json = False,
 ) -> None:
@@ -378,7 +379,16 @@ def grow(
     from scaler_wizard.screen import Bar
 
     with Bar() as bar:
-        grown = grow_model(resolve(model).folder, out, to, allow=allow, seed=seed, force=force, tell=bar)
+        grown = grow_model(
+            resolve(model).folder,
+            out,
+            to,
+            allow=allow,
+            seed=seed,
+            shard_bytes=_bytes(shard_size),
+            force=force,
+            tell=bar,
+        )
     if as_json:
         _print_json(grown.growth)
         return
@@ -523,6 +533,15 @@ def _plan(recipe: Any, runs: Path) -> Plan:
 
     source = resolve(recipe.model)
     return make_plan(recipe, source, read_architecture(source.folder), detect(runs))
+
+
+def _bytes(text: str) -> int:
+    from scaler_wizard.recipe import count
+
+    try:
+        return count(text)
+    except ValueError:
+        raise ScalerError(f"--shard-size {text:.40}: no size", "write 500M or 5G") from None
 
 
 def _show_rows(rows: list[tuple[str, str]]) -> None:
