@@ -114,6 +114,15 @@ class Source:
             kept = self._blocks.latest = (key, find())
         return kept[1]
 
+    def recent(self, key: tuple[Random, int, int], find: Callable[[], Array]) -> Array:
+        """Numbers that this thread may ask for twice in a row; nobody may write into them."""
+        kept: tuple[tuple[Random, int, int], Array] | None = getattr(self._blocks, "recent", None)
+        if kept is None or kept[0] != key:
+            found = find()
+            found.flags.writeable = False
+            kept = self._blocks.recent = (key, found)
+        return kept[1]
+
     def block(self, key: str, number: int) -> Array:
         """One block of 16-bit random numbers; the last few are kept, since chunks seldom end where blocks do."""
         kept: dict[tuple[str, int], Array] = self._blocks.__dict__.setdefault("kept", {})
@@ -328,6 +337,11 @@ def _shares(node: Share, start: int, stop: int, source: Source) -> Array:
 
 
 def _random(node: Random, start: int, stop: int, source: Source) -> Array:
+    """Random rows; the last ones are kept, since noise is often added here and taken away there."""
+    return source.recent((node, start, stop), lambda: _drawn(node, start, stop, source))
+
+
+def _drawn(node: Random, start: int, stop: int, source: Source) -> Array:
     columns = width(node)
     std = node.std if isinstance(node.std, float) else spread(node.std, source)
     first, last = start * columns, stop * columns
