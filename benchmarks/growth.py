@@ -87,7 +87,11 @@ def main() -> int:
     options = _options()
     options.work.mkdir(parents=True, exist_ok=True)
     layers = _layers(options.gigabytes)
-    source = _make(options.work / "source", layers)
+    source = options.work / f"source-{layers}"
+    if not (source / "config.json").is_file():
+        _make(source, layers)
+    if options.make:
+        return 0
     size = sum(file.stat().st_size for file in source.iterdir())
     print(f"Python {platform.python_version()}, numpy {np.__version__}, {os.cpu_count()} processors")
     print(f"Llama, bf16, {layers} layers, {size / 1e9:.2f} GB, {options.rounds} rounds, medians, seconds\n")
@@ -96,7 +100,8 @@ def main() -> int:
         + "|---" * 11
         + "|"
     )
-    broken = [case.name for case in cases(layers) if not _race(case, source, options.work, options.rounds)]
+    chosen = [case for case in cases(layers) if not options.case or case.name in options.case]
+    broken = [case.name for case in chosen if not _race(case, source, options.work, options.rounds)]
     broken += [] if _preflight(source, options.work) else ["preflight"]
     broken += [name for name in BOMBS if not _refusal(name, options.work / "bomb.safetensors")]
     if options.mergekit and not _mergekit(options.mergekit, source, options.work, layers):
@@ -111,6 +116,8 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--work", type=Path, default=Path("growth-benchmark"), help="folder; removed at the end")
     parser.add_argument("--gigabytes", type=float, default=0.5)
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--case", action="append", help="only this one; repeat it")
+    parser.add_argument("--make", action="store_true", help="only make the model, for a later run on a quiet machine")
     parser.add_argument("--mergekit", type=Path, help="python of an environment with mergekit")
     return parser.parse_args()
 
@@ -239,7 +246,7 @@ def _shapes(layers: int) -> dict[str, list[int]]:
 def _layers(gigabytes: float) -> int:
     ends = sum(int(np.prod(shape)) for shape in _shapes(0).values())
     block = sum(int(np.prod(shape)) for shape in _shapes(1).values()) - ends
-    return max(2, round((gigabytes * 1e9 / 2 - ends) / block) // 2 * 2)
+    return max(4, round((gigabytes * 1e9 / 2 - ends) / block / 4) * 4)
 
 
 def _make(folder: Path, layers: int) -> Path:

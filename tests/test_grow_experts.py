@@ -25,7 +25,7 @@ from scaler_wizard.grow import (
     new_parameters,
 )
 from scaler_wizard.weights import write
-from tiny_models import FAMILIES, load, logits, make
+from tiny_models import EVERY, load, logits, make
 
 DENSE: list[tuple[str, dict[str, Any]]] = [
     ("llama", {}),
@@ -116,7 +116,7 @@ def test_experts_compose_with_depth_and_width(tmp_path: Path, family: str) -> No
     assert difference(tmp_path, SharedExpert(size=16), *first[:2]) < 1e-3
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", EVERY)
 def test_a_larger_vocabulary_keeps_the_old_logits(tmp_path: Path, family: str) -> None:
     assert difference(make(tmp_path, family), GrowVocabulary(size=70)) < 1e-5
     assert read_architecture(tmp_path / "grown").vocabulary == 128

@@ -24,7 +24,7 @@ from scaler_wizard.grow import (
 from scaler_wizard.prove import Check, _too_large, judge, prove
 from scaler_wizard.record import from_json, to_json
 from scaler_wizard.weights import write
-from tiny_models import FAMILIES, make
+from tiny_models import EVERY, make
 
 PROMPTS = [[1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12], [40, 3, 20, 5, 60, 7], [9] * 8]
 
@@ -40,7 +40,7 @@ def spoil(folder: Path, name: str, by: float) -> None:
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", EVERY)
 def test_growth_that_keeps_the_function_is_proved(tmp_path: Path, family: str) -> None:
     operators = [WidenFfn(size=64), IdentityBlocks(blocks=1)]
     proof = prove(make(tmp_path, family), grow(tmp_path, *operators), PROMPTS, promised=promise(operators))
@@ -49,7 +49,7 @@ def test_growth_that_keeps_the_function_is_proved(tmp_path: Path, family: str) -
     assert proof.largest_difference is not None and 0 < proof.largest_difference < 1e-4
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", EVERY)
 def test_equal_bits_are_proved(tmp_path: Path, family: str) -> None:
     proof = prove(make(tmp_path, family), grow(tmp_path, IdentityBlocks(blocks=2)), PROMPTS, promised="bitwise")
     assert proof.passed and all(check.bitwise for check in proof.checks)
@@ -130,7 +130,7 @@ def test_code_in_a_model_folder_is_not_run(tmp_path: Path) -> None:
     assert torch.get_num_threads() >= 1
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", EVERY)
 def test_layer_by_layer_is_the_same_computation(tmp_path: Path, family: str) -> None:
     operators = [WidenFfn(size=64), IdentityBlocks(blocks=1)]
     make(tmp_path, family)

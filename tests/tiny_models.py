@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 import transformers
 from transformers import AutoModelForCausalLM, PreTrainedModel
@@ -56,6 +57,10 @@ CONFIGS: dict[str, tuple[str, dict[str, Any]]] = {
     ),
 }
 FAMILIES = tuple(CONFIGS)
+FEW = ("llama-biased", "gemma3_text", "phi3", "olmo2", "granitemoe")
+"""Between them: biases, offsets and windows, fused projections, norms behind blocks, stacked experts."""
+EVERY = [family if family in FEW else pytest.param(family, marks=pytest.mark.slow) for family in FAMILIES]
+"""All families for `parametrize`; most of them only where slow tests run."""
 
 
 def make(folder: Path, family: str = "llama", *, dtype: str = "float32", seed: int = 0, **changes: Any) -> Path:
