@@ -23,11 +23,13 @@ check: $(READY)  ## lint, types, layers, generated files, tests
 	$(BIN)/lint-imports
 	$(BIN)/python scripts/generate_schemas.py --check
 	$(BIN)/python scripts/generate_contract.py --check
+	$(BIN)/python scripts/generate_growth.py --check
 	$(BIN)/python -m pytest
 
 generate: $(READY)  ## write the generated files again
 	$(BIN)/python scripts/generate_schemas.py
 	$(BIN)/python scripts/generate_contract.py
+	$(BIN)/python scripts/generate_growth.py
 	$(BIN)/python tests/test_words.py
 
 cockpit: generate  ## build the web page into the package again; needs Node 20 or newer

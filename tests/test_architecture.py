@@ -89,7 +89,7 @@ def test_a_configuration_that_does_not_fit_is_refused(tmp_path: Path, changes: d
 def test_the_supported_families_are_listed_when_one_is_not(tmp_path: Path) -> None:
     make(tmp_path)
     rewrite(tmp_path, model_type="mamba")
-    with pytest.raises(ScalerError, match="llama, mistral, qwen2"):
+    with pytest.raises(ScalerError, match="llama, smollm3, mistral, qwen2"):
         read_architecture(tmp_path)
 
 

@@ -24,7 +24,7 @@ from scaler_wizard.grow import (
     promise,
 )
 from scaler_wizard.weights import write
-from tiny_models import FAMILIES, load, logits, make
+from tiny_models import EVERY, load, logits, make
 
 
 def difference(folder: Path, *operators: GrowthOperator) -> float:
@@ -37,7 +37,7 @@ def difference(folder: Path, *operators: GrowthOperator) -> float:
     return float((logits(folder) - logits(folder / "grown")).abs().max())
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", EVERY)
 def test_identity_blocks_change_no_bit(tmp_path: Path, family: str) -> None:
     assert difference(make(tmp_path, family), IdentityBlocks(blocks=2)) == 0.0
 
@@ -53,7 +53,7 @@ def test_identity_blocks_change_no_bit_in_bf16(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("split", ["pairs", "zero", "net2net"])
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", EVERY)
 def test_wider_feed_forward_blocks_keep_the_function(tmp_path: Path, family: str, split: str) -> None:
     assert difference(make(tmp_path, family), WidenFfn.model_validate({"size": 80, "split": split})) < 1e-3
 

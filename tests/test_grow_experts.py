@@ -25,7 +25,7 @@ from scaler_wizard.grow import (
     new_parameters,
 )
 from scaler_wizard.weights import write
-from tiny_models import FAMILIES, load, logits, make
+from tiny_models import EVERY, load, logits, make
 
 DENSE: list[tuple[str, dict[str, Any]]] = [
     ("llama", {}),
@@ -54,6 +54,27 @@ def test_equal_and_cut_experts_keep_the_function(
 ) -> None:
     assert difference(make(tmp_path, family, **changes), operator) < 1e-4
     assert read_architecture(tmp_path / "grown").family == "mixtral"
+
+
+@pytest.mark.parametrize(
+    ("family", "mixture", "changes"),
+    [
+        ("qwen3", "qwen3_moe", {"attention_bias": True}),
+        ("olmo2", "flex_olmo", {"tie_word_embeddings": True}),
+        ("granite", "granitemoe", {"attention_multiplier": 0.2, "attention_bias": True}),
+    ],
+)
+@pytest.mark.parametrize("operator", [Upcycle(experts=3), SplitIntoExperts(experts=4)])
+def test_families_with_a_mixture_of_their_own_become_it(
+    tmp_path: Path, family: str, mixture: str, changes: dict[str, Any], operator: GrowthOperator
+) -> None:
+    assert difference(make(tmp_path, family, **changes), operator, WidenHidden(size=48), DuplicateExperts()) < 9
+    assert difference(tmp_path, operator, IdentityBlocks(blocks=1), WidenHidden(size=48)) < 1e-3
+    assert difference(tmp_path, operator) < 1e-4
+    assert read_architecture(tmp_path / "grown").family == mixture
+    fresh = new_parameters(read_architecture(tmp_path), [operator]).tensors
+    if mixture == "granitemoe" and isinstance(operator, Upcycle):
+        assert fresh["model.layers.0.block_sparse_moe.output_linear.weight"] == NewPart(rows=((32, 96),))
 
 
 @pytest.mark.parametrize(("family", "changes"), [*DENSE, ("qwen2", {}), ("qwen2", {"use_sliding_window": False})])
@@ -95,7 +116,7 @@ def test_experts_compose_with_depth_and_width(tmp_path: Path, family: str) -> No
     assert difference(tmp_path, SharedExpert(size=16), *first[:2]) < 1e-3
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", EVERY)
 def test_a_larger_vocabulary_keeps_the_old_logits(tmp_path: Path, family: str) -> None:
     assert difference(make(tmp_path, family), GrowVocabulary(size=70)) < 1e-5
     assert read_architecture(tmp_path / "grown").vocabulary == 128
@@ -110,6 +131,7 @@ def test_a_larger_vocabulary_keeps_the_old_logits(tmp_path: Path, family: str) -
         ("gemma2", Upcycle(), "no stock mixture"),
         ("qwen2", Upcycle(), "no stock mixture"),
         ("llama-biased", Upcycle(), "biases"),
+        ("qwen3", SharedExpert(size=8), "no stock mixture"),
         ("llama", Upcycle(experts=2, active=3), "cannot be active"),
         ("llama", SplitIntoExperts(experts=5), "do not divide"),
         ("llama", SharedExpert(experts=2, active=3, size=8), "cannot be active"),

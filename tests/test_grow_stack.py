@@ -18,7 +18,7 @@ from scaler_wizard.grow import (
     promise,
 )
 from scaler_wizard.weights import write
-from tiny_models import FAMILIES, load, logits, make
+from tiny_models import EVERY, load, logits, make
 
 
 def order(folder: Path, operator: GrowthOperator) -> list[int]:
@@ -46,7 +46,7 @@ def test_layers_stand_in_the_order_of_the_method(tmp_path: Path, operator: Growt
     assert order(make(tmp_path, num_hidden_layers=4), operator) == expected
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", EVERY)
 def test_a_stacked_model_loads_and_is_finite(tmp_path: Path, family: str) -> None:
     source = read_architecture(make(tmp_path, family, num_hidden_layers=4))
     operators = [StackLayers(layers=7, method="midas")]

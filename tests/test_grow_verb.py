@@ -31,9 +31,10 @@ def names(folder: Path) -> list[str]:
 
 def test_grow_proves_and_keeps_the_model_and_says_how_it_was_made(tmp_path: Path) -> None:
     make(tmp_path / "base")
-    said = scaler("grow", tmp_path / "base", "--to", "1.3x", "-o", tmp_path / "out", "--json")
+    said = scaler("grow", tmp_path / "base", "--to", "1.3x", "-o", tmp_path / "out", "--json", "--shard-size", "50K")
     assert said.returncode == 0, said.stderr
     growth = json.loads(said.stdout)
+    assert len(list((tmp_path / "out").glob("model-*.safetensors"))) > 2
     assert growth == json.loads((tmp_path / "out" / GROWTH).read_text())
     assert growth["proof"]["passed"] and growth["parameters"] == read_architecture(tmp_path / "out").parameters
     assert "writing 100%" in said.stderr and "proving" in said.stderr
@@ -54,6 +55,7 @@ def test_only_the_operators_that_are_allowed_are_used(tmp_path: Path) -> None:
         (["--to", "huge", "-o", "out"], "is no size"),
         (["--to", "2x", "-o", "out", "--allow", "lego"], "no such operator"),
         (["--to", "2x", "-o", "base"], "not empty"),
+        (["--to", "2x", "-o", "out", "--shard-size", "big"], "no size"),
     ],
 )
 def test_a_slip_is_two_lines_and_leaves_nothing(tmp_path: Path, words: list[str], wrong: str) -> None:
@@ -125,3 +127,12 @@ def test_what_an_earlier_growth_left_does_not_get_into_the_model(tmp_path: Path)
         GROWTH,
         "model.safetensors",
     ]
+
+
+def test_plan_explains_on_standard_error_and_writes_the_plan(tmp_path: Path) -> None:
+    (tmp_path / "recipe.yaml").write_text("model: embedded\nparameters: 1.5x\n")
+    out = tmp_path / "plan.yaml"
+    said = scaler("plan", tmp_path / "recipe.yaml", "-o", out, "--runs", tmp_path, "--explain", "--json")
+    assert said.returncode == 0, said.stderr
+    assert json.loads(said.stdout)["parameters"] > 1_200_000 and out.is_file()
+    assert "Chosen: depth and feed-forward width together" in said.stderr and "Instead: " in said.stderr

@@ -21,7 +21,7 @@ from scaler_wizard.grow import (
     new_parameters,
 )
 from scaler_wizard.weights import write
-from tiny_models import FAMILIES, load, logits, make
+from tiny_models import EVERY, load, logits, make
 
 
 def difference(folder: Path, *operators: GrowthOperator) -> float:
@@ -32,7 +32,7 @@ def difference(folder: Path, *operators: GrowthOperator) -> float:
 
 
 @pytest.mark.parametrize("tied", [True, False])
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", EVERY)
 def test_zero_lanes_keep_the_function_at_any_width(tmp_path: Path, family: str, tied: bool) -> None:
     assert difference(make(tmp_path, family, tie_word_embeddings=tied), WidenHidden(size=44)) < 1e-4
     grown = read_architecture(tmp_path / "grown")
@@ -52,7 +52,7 @@ def test_four_times_the_width_is_exact_in_bf16_scales(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("tied", [True, False])
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", EVERY)
 def test_clones_keep_the_function_and_the_tie(tmp_path: Path, family: str, tied: bool) -> None:
     assert difference(make(tmp_path, family, tie_word_embeddings=tied), HyperClone(times=2)) < 1e-4
     assert read_architecture(tmp_path / "grown").tied == tied

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 import transformers
 from transformers import AutoModelForCausalLM, PreTrainedModel
@@ -37,7 +38,14 @@ CONFIGS: dict[str, tuple[str, dict[str, Any]]] = {
     "phi3": ("Phi3Config", {}),
     "olmo2": ("Olmo2Config", {}),
     "granite": ("GraniteConfig", {"embedding_multiplier": 3.0, "residual_multiplier": 0.5, "logits_scaling": 2.0}),
+    "smollm3": ("SmolLM3Config", {"no_rope_layer_interval": 2}),
     "mixtral": ("MixtralConfig", {"num_local_experts": 4}),
+    "qwen3_moe": (
+        "Qwen3MoeConfig",
+        {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 48, "norm_topk_prob": True},
+    ),
+    "flex_olmo": ("FlexOlmoConfig", {"num_experts": 4, "num_experts_per_tok": 2}),
+    "granitemoe": ("GraniteMoeConfig", {"num_local_experts": 4, "residual_multiplier": 0.5}),
     "qwen2_moe": (
         "Qwen2MoeConfig",
         {
@@ -49,6 +57,10 @@ CONFIGS: dict[str, tuple[str, dict[str, Any]]] = {
     ),
 }
 FAMILIES = tuple(CONFIGS)
+FEW = ("llama-biased", "gemma3_text", "phi3", "olmo2", "granitemoe")
+"""Between them: biases, offsets and windows, fused projections, norms behind blocks, stacked experts."""
+EVERY = [family if family in FEW else pytest.param(family, marks=pytest.mark.slow) for family in FAMILIES]
+"""All families for `parametrize`; most of them only where slow tests run."""
 
 
 def make(folder: Path, family: str = "llama", *, dtype: str = "float32", seed: int = 0, **changes: Any) -> Path:

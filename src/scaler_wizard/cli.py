@@ -7,7 +7,7 @@ import os
 import sys
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -362,11 +362,24 @@ def _say_score(record: Any, name: str, value: float, asked: str, *, as_json: boo
 
 
 @app.command()
-def export(out: Path, run: RunId = "latest", runs: Runs = RUNS) -> None:
-    """Put the current model of a run into a folder of your choice."""
+def export(
+    out: Path,
+    run: RunId = "latest",
+    form: Annotated[
+        Literal["folder", "gguf"], typer.Option("--format", help="A stock folder, or one GGUF file.")
+    ] = "folder",
+    runs: Runs = RUNS,
+) -> None:
+    """Put the current model of a run where you want it, for transformers or for llama.cpp."""
     from scaler_wizard.run import export_to
 
-    typer.echo(export_to(_open(runs, run), out))
+    found = _open(runs, run)
+    if form == "folder":
+        typer.echo(export_to(found, out))
+        return
+    from scaler_wizard.gguf_writer import write_gguf
+
+    typer.echo(write_gguf(found.verified(), out))
 
 
 Model = Annotated[str, typer.Argument(help="Folder, GGUF file, hub id, `embedded` or `smollm2`.")]
@@ -382,6 +395,7 @@ def grow(
         typer.Option(help="Use only these operators; repeat it. All that keep the function if left out."),
     ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Seed of everything random.")] = 0,
+    shard_size: Annotated[str, typer.Option("--shard-size", help="Largest file of weights.")] = "5G",
     force: Annotated[bool, typer.Option("--force", help="Replace a grown model that is there.")] = False,
     as_json: Json = False,
 ) -> None:
@@ -391,7 +405,16 @@ def grow(
     from scaler_wizard.screen import Bar
 
     with Bar() as bar:
-        grown = grow_model(resolve(model).folder, out, to, allow=allow, seed=seed, force=force, tell=bar)
+        grown = grow_model(
+            resolve(model).folder,
+            out,
+            to,
+            allow=allow,
+            seed=seed,
+            shard_bytes=_bytes(shard_size),
+            force=force,
+            tell=bar,
+        )
     if as_json:
         _print_json(grown.growth)
         return
@@ -619,6 +642,15 @@ def _plan(recipe: Any, runs: Path) -> Plan:
 
     source = resolve(recipe.model)
     return make_plan(recipe, source, read_architecture(source.folder), detect(runs))
+
+
+def _bytes(text: str) -> int:
+    from scaler_wizard.recipe import count
+
+    try:
+        return count(text)
+    except ValueError:
+        raise ScalerError(f"--shard-size {text:.40}: no size", "write 500M or 5G") from None
 
 
 def _show_rows(rows: list[tuple[str, str]]) -> None:

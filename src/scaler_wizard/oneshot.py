@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,8 +22,10 @@ from scaler_wizard import __version__
 from scaler_wizard.architecture import Architecture, Blueprint, read_architecture
 from scaler_wizard.beside import beside, put, refuse_place, sweep
 from scaler_wizard.errors import ScalerError
+from scaler_wizard.evals.seam import RepeatCosts
 from scaler_wizard.grow import (
     OPERATORS,
+    DuplicateLayers,
     GrowthOperator,
     Operator,
     Preserves,
@@ -82,6 +85,17 @@ class Growth(Record):
     """blake3 of the weights and the configuration, by file name."""
 
 
+class Proving(Record):
+    """What was done to a model, for the child process that proves it."""
+
+    operators: tuple[Operator, ...]
+    """Growth operators, in order."""
+    seed: int
+    """Seed of everything random."""
+    promised: Preserves
+    """What the operators promise."""
+
+
 @dataclass(frozen=True)
 class Grown:
     """A grown model in its place."""
@@ -127,7 +141,7 @@ def grow_model(
     """
     refuse_place(out, GROWTH, force=force)
     architecture = read_architecture(source)
-    operators, reasons = _chosen(architecture, target, allow)
+    operators, reasons = _chosen(architecture, target, allow, tell)
     program = grow_program(architecture, operators, seed=seed)
     check_disk(out, program.bytes)
     tell("checking every number of the model", 0.0)
@@ -154,7 +168,7 @@ def grow_model(
             parameters_before=architecture.parameters,
             parameters=Blueprint(program.config).parameters,
             preserves=promise(operators),
-            proof=_proved(source, staging, promise(operators)) if prove else None,
+            proof=_proved(source, staging, operators, seed) if prove else None,
             files={name: digest for name, (_, digest) in sorted(written.files.items())},
         )
         (staging / GROWTH).write_text(to_json(growth) + "\n", encoding="utf-8")
@@ -165,7 +179,7 @@ def grow_model(
 
 
 def _chosen(
-    architecture: Architecture, target: str | Sequence[GrowthOperator], allow: Sequence[str] | None
+    architecture: Architecture, target: str | Sequence[GrowthOperator], allow: Sequence[str] | None, tell: Tell
 ) -> tuple[tuple[GrowthOperator, ...], tuple[str, ...]]:
     if not isinstance(target, str):
         if not target:
@@ -173,7 +187,29 @@ def _chosen(
         return tuple(target), ()
     size = target_size(target, architecture, item_bytes=architecture.item_bytes, allow=allow)
     solution = solve(architecture, size, allow=allow)
-    return solution.operators, solution.reasons
+    first = solution.operators[0]
+    if not isinstance(first, DuplicateLayers):
+        return solution.operators, solution.reasons
+    tell("measuring which layers cost least to repeat", 0.0)
+    costs = repeat_costs_of(architecture.folder)
+    chosen = DuplicateLayers(layers=costs.cheapest(len(first.layers)))
+    worst = max(costs.rises[layer] for layer in chosen.layers)
+    numbers = ", ".join(map(str, chosen.layers))
+    why = f"Layers {numbers} cost least of {len(costs.rises)}: at most {worst:+.3f} nats per token each, measured."
+    return (chosen, *solution.operators[1:]), (*solution.reasons, why)
+
+
+def repeat_costs_of(folder: Path) -> RepeatCosts:
+    """Measure in a child process, which loads torch, what it costs to repeat each layer."""
+    with tempfile.NamedTemporaryFile("w", suffix=".json", encoding="utf-8") as tokens:
+        tokens.write(to_json(prompts(folder)))
+        tokens.flush()
+        command = [sys.executable, "-m", "scaler_wizard.evals.seam", str(folder), tokens.name]
+        answer = subprocess.run(command, capture_output=True, text=True, check=False)
+    if answer.returncode != 0:
+        last = (answer.stderr.strip().splitlines() or ["no reason given"])[-1]
+        raise ScalerError(f"the layers could not be measured: {last:.200}", "free memory, or name stack_layers instead")
+    return RepeatCosts.read(from_json(answer.stdout.splitlines()[-1]), "costs of repeated layers")
 
 
 def _refuse_broken(architecture: Architecture) -> None:
@@ -189,9 +225,10 @@ def fingerprint_of(architecture: Architecture) -> str:
     return blake3(text.encode()).hexdigest()
 
 
-def _proved(before: Path, after: Path, promised: Preserves) -> Proof:
+def _proved(before: Path, after: Path, operators: Sequence[GrowthOperator], seed: int) -> Proof:
     """Run the proof in a child process, so that this one loads no torch; a failed proof is an error."""
-    command = [sys.executable, "-m", "scaler_wizard.oneshot", str(before), str(after), promised]
+    done = Proving(operators=tuple(operators), seed=seed, promised=promise(operators))
+    command = [sys.executable, "-m", "scaler_wizard.oneshot", str(before), str(after), to_json(done)]
     answer = subprocess.run(command, capture_output=True, text=True, check=False)
     if answer.returncode != 0:
         last = (answer.stderr.strip().splitlines() or ["no reason given"])[-1]
@@ -202,7 +239,7 @@ def _proved(before: Path, after: Path, promised: Preserves) -> Proof:
     return proof
 
 
-def _prove_here(before: Path, after: Path, promised: Preserves) -> None:
+def _prove_here(before: Path, after: Path, done: Proving) -> None:
     """The child: prove, and print the proof as the last line."""
     import torch
     import transformers
@@ -211,7 +248,8 @@ def _prove_here(before: Path, after: Path, promised: Preserves) -> None:
 
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", os.cpu_count() or 1)))
     transformers.utils.logging.disable_progress_bar()
-    proof = prove(before, after, prompts(before), promised=promised)
+    program = grow_program(read_architecture(before), done.operators, seed=done.seed)
+    proof = prove(before, after, prompts(before), promised=done.promised, program=program)
     sys.stdout.write(to_json(proof) + "\n")
 
 
@@ -230,4 +268,4 @@ def prompts(folder: Path) -> list[list[int]]:
 
 
 if __name__ == "__main__":
-    _prove_here(Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3])  # type: ignore[arg-type]
+    _prove_here(Path(sys.argv[1]), Path(sys.argv[2]), Proving.read(from_json(sys.argv[3]), "what is to be proved"))

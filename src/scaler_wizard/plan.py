@@ -400,7 +400,9 @@ def explanation(plan: Plan) -> Iterator[str]:
         yield "The model keeps its size: the recipe names no `parameters`."
         return
     base = read_architecture(plan.base.folder)
-    chosen = solve(base, target_size(wish, base, item_bytes=base.item_bytes), context=plan.context)
+    allow = plan.recipe.get("allow")
+    size = target_size(wish, base, item_bytes=base.item_bytes, allow=allow)
+    chosen = solve(base, size, context=plan.context, allow=allow)
     for label, option in [("Chosen", chosen), *(("Instead", other) for other in chosen.alternatives)]:
         yield f"{label}: {option.title}"
         yield from (f"  - {reason}" for reason in option.reasons)

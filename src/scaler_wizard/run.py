@@ -66,6 +66,13 @@ class Run:
         except FileNotFoundError:
             return None
 
+    def verified(self) -> Path:
+        """Folder of the current checkpoint, after its hashes were checked."""
+        if self.current is None:
+            raise ScalerError(f"{self.id}: there is no checkpoint yet", "let the run pass its first gate")
+        verify(self.checkpoints / self.current, hashes=True)
+        return self.checkpoints / self.current
+
     @property
     def status(self) -> str:
         """Where the run stands, in the words of `events.Status`."""
@@ -321,13 +328,10 @@ def unfinished(runs: Path, identity: str) -> Run | None:
 
 def export_to(run: Run, out: Path) -> str:
     """Copy the current checkpoint to a new folder, hashes checked; the folder appears only when it is whole."""
-    slug = run.current
-    if slug is None:
-        raise ScalerError(f"{run.id}: there is no checkpoint yet", "let the run pass its first gate")
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise ScalerError(f"{out}: is there already", "name a folder that does not exist yet")
-    source = run.checkpoints / slug
-    verify(source, hashes=True)
+    source = run.verified()
+    slug = source.name
     out.parent.mkdir(parents=True, exist_ok=True)
     beside = out.parent / f".{out.name}.new"
     shutil.rmtree(beside, ignore_errors=True)

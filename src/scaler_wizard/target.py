@@ -16,6 +16,7 @@ from scaler_wizard.errors import ScalerError
 from scaler_wizard.grow import (
     OPERATORS,
     AddKvGroups,
+    DuplicateLayers,
     GrowthOperator,
     HyperClone,
     IdentityBlocks,
@@ -204,8 +205,8 @@ def active_parameters(view: Blueprint) -> int:
         if not view.exists(row) or (row.role == "embedding" and not view.tied):
             continue
         copies = view.layers if "{layer}" in row.name else 1
-        copies *= view.count("num_experts_per_tok") if "{expert}" in row.name else 1
-        active += math.prod(view.shape(row)) * copies
+        copies *= view.count("num_experts_per_tok") if "{expert}" in row.name or row.stacked else 1
+        active += math.prod(view.shape(row)) * copies // (view.experts or 1 if row.stacked else 1)
     return active
 
 
@@ -278,6 +279,8 @@ def _options(base: Blueprint, parameters: int, allowed: frozenset[str]) -> Itera
     yield from _filled(plain, base, parameters, allowed, ("deeper", "wider", "both"))
     if "stack_layers" in allowed:
         yield from _stacked(base, parameters)
+    if "duplicate_layers" in allowed:
+        yield from _repeated(base, parameters)
     widened = _frames(base, _widenings(base, parameters / base.parameters, allowed))
     yield from _best(_of_kind("stream", frame, base, parameters, allowed) for frame in widened)(base, parameters)
     if "hyper_clone" in allowed:
@@ -376,6 +379,15 @@ def _stacked(base: Blueprint, parameters: int) -> Iterator[_Option]:
         return
 
 
+def _repeated(base: Blueprint, parameters: int) -> Iterator[_Option]:
+    """Layers in the middle, each once more: a first guess, since which cost least must be measured."""
+    count = round((parameters - base.parameters) / _Frame((), base).layer)
+    if 1 <= count <= base.layers:
+        start = (base.layers - count) // 2
+        chain = (DuplicateLayers(layers=tuple(range(start, start + count))),)
+        yield _Option("repeated", chain, grown(base, chain))
+
+
 def _widenings(base: Blueprint, times: float, allowed: frozenset[str]) -> Iterator[tuple[GrowthOperator, ...]]:
     """Wider streams with more key/value groups, near the cube root of the growth: depth and widths share it."""
     if "widen_hidden" not in allowed:
@@ -420,7 +432,7 @@ def _rank(option: _Option, base: Blueprint, parameters: int) -> tuple[bool, floa
         order = ["deeper", "both", "wider", "stream", "clone", "experts"]
     if times > WIDER_FROM:
         order = ["stream", "both", "clone", "deeper", "wider", "experts"]
-    order = ["stacked", *order]  # it is there only where it was allowed by name
+    order = ["repeated", "stacked", *order]  # they are there only where they were allowed by name
     miss = _miss(option, parameters)
     missed = miss > TOLERANCE
     return missed, miss if missed else 0.0, order.index(option.kind), miss
@@ -436,6 +448,7 @@ TITLES = {  # alternatives are shown in this order
     "clone": "cloned widths",
     "wider": "feed-forward width only",
     "stacked": "stacked layers",
+    "repeated": "repeated layers",
 }
 
 
@@ -505,6 +518,8 @@ def _notes(option: _Option, base: Blueprint, error: float) -> Iterator[str]:
         case "experts":
             active = _short(active_parameters(option.view))
             yield f"For: only {active} parameters work on a token. Against: all are in memory; experts part slowly."
+        case "repeated":
+            yield "For: the smallest jump of the loss among ways to repeat layers. Against: it jumps all the same."
         case "stacked":
             yield "For: often the lowest loss after healing. Against: the loss jumps first."
 

@@ -174,7 +174,7 @@ def grow(task: Task, lines: Lines) -> Done:
     write(program, task.staging, seed=task.seed, threads=task.threads)
     copy_companions(task.current, task.staging)
     lines.progress(0.05, "proving that the function is kept")
-    proof = prove(task.current, task.staging, prompts(task), promised=promise(change.operators))
+    proof = prove(task.current, task.staging, prompts(task), promised=promise(change.operators), program=program)
     if not proof.passed:
         raise Refused(
             Failed(reason="proof", wrong=f"growth is not exact: {proof.reason}", cure="nothing was kept; see the log")

@@ -21,6 +21,14 @@ class Place:
     layer: int | None
     expert: int | None
     shape: tuple[int, ...]
+    """As a matrix or a vector: stacked matrices stand on one another."""
+    stack: int | None = None
+    """Matrices in the tensor, which has a leading axis for them in its file; None where it has no such axis."""
+
+    @property
+    def stored_shape(self) -> tuple[int, ...]:
+        """As in its file."""
+        return self.shape if self.stack is None else (self.stack, self.shape[0] // self.stack, *self.shape[1:])
 
 
 @dataclass(frozen=True)
@@ -113,6 +121,11 @@ class Blueprint:
             **(self.config.get("rope_scaling") or {}),
         }
 
+    def layer_list(self, key: str) -> list[Any] | None:
+        """One of the family's lists with an entry a layer; None where config.json leaves it to transformers."""
+        listed = self.config.get(key)
+        return list(listed) if listed else None
+
     @property
     def layer_types(self) -> list[str] | None:
         """Attention type of each layer; None where all layers are alike."""
@@ -144,16 +157,17 @@ class Blueprint:
 
     def shape(self, row: Row) -> tuple[int, ...]:
         """Shape that the configuration gives to one tensor of the family."""
-        return tuple(sum(self.size(segment) for segment in axis) for axis in row.axes)
+        sizes = tuple(sum(self.size(segment) for segment in axis) for axis in row.axes)
+        return (sizes[0] * (self.experts or 0), *sizes[1:]) if row.stacked else sizes
 
     def places(self) -> Iterator[Place]:
         """Every tensor of the model."""
         for row in self.rows.rows:
             if self.exists(row):
-                shape = self.shape(row)
+                shape, stack = self.shape(row), self.experts if row.stacked else None
                 for layer in range(self.layers) if "{layer}" in row.name else [None]:
                     for expert in range(self.experts or 0) if EXPERT in row.name else [None]:
-                        yield Place(row.name.format(layer=layer, expert=expert), row, layer, expert, shape)
+                        yield Place(row.name.format(layer=layer, expert=expert), row, layer, expert, shape, stack)
 
     @property
     def parameters(self) -> int:

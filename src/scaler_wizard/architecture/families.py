@@ -60,6 +60,8 @@ class Row:
     """What each axis counts."""
     when: str | None = None
     """Key of config.json that must be true for the tensor to exist; None: always there."""
+    stacked: bool = False
+    """In the file, the matrices of all experts are one tensor with a leading axis; here, they stand on one another."""
 
 
 @dataclass(frozen=True)
@@ -79,6 +81,10 @@ class Family:
     """Gemma stores a norm's scale less one."""
     scales_embeddings: bool = False
     """Gemma multiplies embeddings by the root of the hidden size."""
+    aliases: Mapping[str, str] = field(default_factory=dict)
+    """Other names of keys in config.json, and ours for them."""
+    lists: tuple[str, ...] = ()
+    """Keys of config.json, beside `layer_types`, that hold one entry a layer."""
     layer_types: Literal["none", "window_after", "alternate", "every"] = "none"
     """How layer types follow from config.json where it has no `layer_types` list."""
     heads_divide_hidden: bool = False
@@ -148,6 +154,17 @@ MIXTRAL_EXPERTS = (
     Row(BLOCK + "block_sparse_moe.experts.{expert}.w3.weight", "ffn_in", (("ffn",), ("hidden",))),
     Row(BLOCK + "block_sparse_moe.experts.{expert}.w2.weight", "ffn_out", (("hidden",), ("ffn",))),
 )
+EXPERTS = (
+    Row(BLOCK + "mlp.gate.weight", "router", (("experts",), ("hidden",))),
+    Row(BLOCK + "mlp.experts.{expert}.gate_proj.weight", "ffn_in", (("ffn",), ("hidden",))),
+    Row(BLOCK + "mlp.experts.{expert}.up_proj.weight", "ffn_in", (("ffn",), ("hidden",))),
+    Row(BLOCK + "mlp.experts.{expert}.down_proj.weight", "ffn_out", (("hidden",), ("ffn",))),
+)
+STACKED_EXPERTS = (
+    Row(BLOCK + "block_sparse_moe.router.layer.weight", "router", (("experts",), ("hidden",))),
+    Row(BLOCK + "block_sparse_moe.input_linear.weight", "ffn_in", (("ffn", "ffn"), ("hidden",)), stacked=True),
+    Row(BLOCK + "block_sparse_moe.output_linear.weight", "ffn_out", (("hidden",), ("ffn",)), stacked=True),
+)
 SHARED_EXPERTS = (
     Row(BLOCK + "mlp.gate.weight", "router", (("experts",), ("hidden",))),
     Row(BLOCK + "mlp.experts.{expert}.gate_proj.weight", "ffn_in", (("expert_ffn",), ("hidden",))),
@@ -193,6 +210,13 @@ FAMILIES: Mapping[str, Family] = {
             _rows(ENDS, PRE_NORMS, ATTENTION, BIASES, FFN, FFN_BIASES),
             COMMON,
             heads_divide_hidden=True,
+        ),
+        Family(
+            "smollm3",
+            "SmolLM3ForCausalLM",
+            _rows(ENDS, PRE_NORMS, ATTENTION, BIASES, FFN, FFN_BIASES),
+            {**COMMON, "num_key_value_heads": 4, "tie_word_embeddings": True, "max_position_embeddings": 32768},
+            lists=("no_rope_layers",),
         ),
         Family("mistral", "MistralForCausalLM", _rows(ENDS, PRE_NORMS, ATTENTION, FFN), LONG),
         Family(
@@ -252,6 +276,41 @@ FAMILIES: Mapping[str, Family] = {
             "MixtralForCausalLM",
             _rows(ENDS, PRE_NORMS, ATTENTION, MIXTRAL_EXPERTS),
             {**LONG, "rms_norm_eps": 1e-5, "num_local_experts": 8, "num_experts_per_tok": 2},
+            experts="num_local_experts",
+        ),
+        Family(
+            "qwen3_moe",
+            "Qwen3MoeForCausalLM",
+            _rows(ENDS, PRE_NORMS, ATTENTION, BIASES, HEAD_NORMS, EXPERTS),
+            {
+                **QWEN,
+                "num_key_value_heads": 4,
+                "num_experts": 128,
+                "num_experts_per_tok": 8,
+                "norm_topk_prob": False,
+            },
+            keys={"ffn": "moe_intermediate_size"},
+            experts="num_experts",
+            aliases={"num_local_experts": "num_experts"},
+        ),
+        Family(
+            "flex_olmo",
+            "FlexOlmoForCausalLM",
+            _rows(ENDS, OLMO2_NORMS, ATTENTION, BIASES, WIDE_HEAD_NORMS, EXPERTS),
+            {
+                **COMMON,
+                "max_position_embeddings": 4096,
+                "num_experts": 7,
+                "num_experts_per_tok": 5,
+                "norm_topk_prob": False,
+            },
+            experts="num_experts",
+        ),
+        Family(
+            "granitemoe",
+            "GraniteMoeForCausalLM",
+            _rows(ENDS, PRE_NORMS, ATTENTION, BIASES, STACKED_EXPERTS),
+            {**COMMON, "num_local_experts": 8, "num_experts_per_tok": 2},
             experts="num_local_experts",
         ),
         Family(

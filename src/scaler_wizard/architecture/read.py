@@ -62,8 +62,8 @@ def read_architecture(folder: Path) -> Architecture:
 def read_config(file: Path) -> dict[str, Any]:
     """config.json of a supported, unquantised family; references to code are dropped."""
     config = _json(file, "point at a folder with config.json and *.safetensors")
-    model_type = config.get("model_type")
-    if isinstance(model_type, str) and model_type in NOT_ROTARY:
+    model_type = str(config.get("model_type"))
+    if model_type in NOT_ROTARY:
         raise ScalerError(
             f"{file.parent.name}: architecture {model_type!r} is not supported: it has {NOT_ROTARY[model_type]}",
             f"take a model with rotary positions: {', '.join(FAMILIES)}",
@@ -79,7 +79,8 @@ def read_config(file: Path) -> dict[str, Any]:
             "take the unquantised release, or load it in transformers and save it again: "
             "model.dequantize().to(torch.bfloat16).save_pretrained(FOLDER)",
         )
-    return dict(cleaned(config))
+    aliases = FAMILIES[model_type].aliases
+    return {aliases.get(key, key): value for key, value in cleaned(config).items()}
 
 
 def _json(file: Path, cure: str) -> dict[str, Any]:
@@ -144,9 +145,9 @@ def _matched(blueprint: Blueprint, tensors: Mapping[str, Tensor]) -> dict[str, T
         tensor = tensors.get(place.name)
         if tensor is None:
             raise ScalerError(f"{place.name}: config.json asks for it, the weights lack it", "fetch the model again")
-        if tensor.shape != place.shape:
+        if tensor.shape != place.stored_shape:
             raise ScalerError(
-                f"{place.name}: shape {list(tensor.shape)} in the weights, {list(place.shape)} by config.json",
+                f"{place.name}: shape {list(tensor.shape)} in the weights, {list(place.stored_shape)} by config.json",
                 "use the config.json that belongs to these weights",
             )
         found[place.name] = tensor
@@ -164,11 +165,12 @@ def _ignored(blueprint: Blueprint, name: str) -> bool:
 
 
 def _lists_fit(blueprint: Blueprint) -> None:
-    types = blueprint.config.get("layer_types")
-    if types is not None and (not isinstance(types, list) or len(types) != blueprint.layers):
-        raise ScalerError(
-            f"config.json: layer_types does not list {blueprint.layers} layers", "use the config.json of these weights"
-        )
+    for key in ("layer_types", *blueprint.rows.lists):
+        listed = blueprint.config.get(key)
+        if listed is not None and (not isinstance(listed, list) or len(listed) != blueprint.layers):
+            raise ScalerError(
+                f"config.json: {key} does not list {blueprint.layers} layers", "use the config.json of these weights"
+            )
 
 
 def _heads_fit(blueprint: Blueprint) -> None:

@@ -7,21 +7,23 @@ the dense block; a shared expert of twice the output behind a gate of one half i
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
+from itertools import accumulate
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
 from scaler_wizard.architecture import FAMILIES, Blueprint, Place
 from scaler_wizard.grow.operator import GrowthOperator, Preserves, refuse
-from scaler_wizard.grow.surgery import Draft, spread_of
-from scaler_wizard.weights import Expression, Fresh, Program, Random, Scaled, Sum, columns, rows, zeros
+from scaler_wizard.grow.surgery import Draft, merged, spread_of
+from scaler_wizard.weights import Expression, Fresh, Program, Random, Scaled, Sum, columns, join, rows, zeros
 
 PARTS = {
     **{"w1": "gate_proj", "w3": "up_proj", "w2": "down_proj"},
     **{part: part for part in ("gate_proj", "up_proj", "down_proj")},
 }
 """Names of a feed-forward block's three matrices: Mixtral's and everybody else's."""
-GONE = ("attention_bias", "mlp_bias", "pretraining_tp", "rope_theta", "rope_scaling")
+GONE = ("mlp_bias", "pretraining_tp", "rope_theta", "rope_scaling", "layer_types", "max_window_layers")
 """Keys that the mixtures' configurations do not have."""
 
 Experts = Annotated[int, Field(ge=2, le=512)]
@@ -29,7 +31,7 @@ Noise = Annotated[float, Field(ge=0, le=1)]
 
 
 class Upcycle(GrowthOperator):
-    """Copy each feed-forward block into equal experts behind a random router (Mixtral)."""
+    """Copy each feed-forward block into equal experts behind a random router: the family's own stock mixture."""
 
     title: ClassVar[str] = "equal experts"
     paper: ClassVar[str] = "sparse upcycling, arXiv:2212.05055; arXiv:2410.07524"
@@ -52,8 +54,8 @@ class Upcycle(GrowthOperator):
         return "exact"
 
     def resized(self, view: Blueprint) -> Blueprint:
-        """A Mixtral configuration."""
-        return _mixtral(view, self.op, experts=self.experts, active=self.active, ffn=view.ffn)
+        """The configuration of the family's mixture."""
+        return _mixture(view, self.op, experts=self.experts, active=self.active, ffn=view.ffn)
 
     def apply(self, view: Blueprint, program: Program) -> tuple[Blueprint, Program]:
         """Copy the blocks, add the router; the first expert counts as old."""
@@ -65,7 +67,7 @@ class Upcycle(GrowthOperator):
 
 
 class SplitIntoExperts(GrowthOperator):
-    """Cut each feed-forward block into experts that are all active at first (Mixtral); a start for sparse training."""
+    """Cut each feed-forward block into experts that are all active at first: a start for sparse training."""
 
     title: ClassVar[str] = "feed-forward blocks cut into experts"
     paper: ClassVar[str] = "MoEfication, arXiv:2110.01786"
@@ -82,10 +84,10 @@ class SplitIntoExperts(GrowthOperator):
         return "exact"
 
     def resized(self, view: Blueprint) -> Blueprint:
-        """A Mixtral configuration whose experts are all active."""
+        """The configuration of the family's mixture, with all experts active."""
         if view.ffn % self.experts:
             raise refuse(self.op, f"{self.experts} experts do not divide {view.ffn} neurons", "name a divisor")
-        return _mixtral(view, self.op, experts=self.experts, active=self.experts, ffn=view.ffn // self.experts)
+        return _mixture(view, self.op, experts=self.experts, active=self.experts, ffn=view.ffn // self.experts)
 
     def apply(self, view: Blueprint, program: Program) -> tuple[Blueprint, Program]:
         """Cut the neurons, multiply the outputs by the number of experts."""
@@ -196,6 +198,9 @@ class DuplicateExperts(GrowthOperator):
             if place.expert is not None and place.expert >= experts:
                 origin = place.row.name.format(layer=place.layer, expert=place.expert % experts)
                 draft.replace(place.name, program.tensors[origin], Fresh(whole=True))
+            elif place.stack:
+                tensor = program.tensors[place.name]
+                draft.insert(place.name, 0, [(tensor.shape[0], tensor)] * (self.times - 1))
             elif place.row.role == "router":
                 tensor = program.tensors[place.name]
                 key = f"{place.name}#{experts}."
@@ -226,24 +231,52 @@ def _mixed(
             router = Random(place.shape, dtype, noise, place.name) if noise else zeros(place.shape, dtype)
             draft.replace(place.name, router, Fresh(whole=True))
             continue
+        if place.stack:
+            _stack(draft, place, program, dense, expert)
+            continue
         origin = dense.format(PARTS[place.name.split(".")[-2]])
         tensor, fresh = expert(place, program.tensors[origin])
         draft.replace(place.name, tensor, fresh or program.fresh.get(origin))
     return draft.done(after)
 
 
-def _mixtral(view: Blueprint, operator: str, *, experts: int, active: int, ffn: int) -> Blueprint:
-    _refuse_source(view, operator, ("llama", "mistral"))
+def _stack(draft: Draft, place: Place, program: Program, dense: str, expert: Expert) -> None:
+    """All experts' matrices on one another; gate and up projection of each are fused."""
+    parts = ("gate_proj", "up_proj") if place.row.role == "ffn_in" else ("down_proj",)
+    made = [
+        expert(replace(place, expert=number), program.tensors[dense.format(part)])
+        for number in range(place.stack or 0)
+        for part in parts
+    ]
+    stacked = join([tensor for tensor, _ in made], 0)
+    ends = list(accumulate(tensor.shape[0] for tensor, _ in made))
+    new = [(end - tensor.shape[0], end) for (tensor, fresh), end in zip(made, ends, strict=True) if fresh is not None]
+    draft.replace(place.name, stacked, Fresh(rows=merged(new)))
+
+
+MIXTURES: Mapping[str, str] = {
+    "llama": "mixtral",
+    "mistral": "mixtral",
+    "qwen3": "qwen3_moe",
+    "olmo2": "flex_olmo",
+    "granite": "granitemoe",
+}
+"""The stock mixture that computes what a dense family does."""
+
+
+def _mixture(view: Blueprint, operator: str, *, experts: int, active: int, ffn: int) -> Blueprint:
+    _refuse_source(view, operator, tuple(MIXTURES))
     if active > experts:
         raise refuse(operator, f"{active} of {experts} experts cannot be active", "lower `active`")
-    return _converted(
-        view,
-        "mixtral",
-        intermediate_size=ffn,
-        num_local_experts=experts,
-        num_experts_per_tok=active,
-        sliding_window=view.value("sliding_window"),
-    )
+    family = FAMILIES[MIXTURES[view.family]]
+    if family.model_type == "qwen3_moe" and "sliding_attention" in (view.layer_types or ()):
+        raise refuse(operator, "qwen3_moe has one window for all layers", "use widen_ffn or identity_blocks")
+    changes = {family.experts: experts, next(iter(family.keys.values())): ffn, "num_experts_per_tok": active}
+    if "norm_topk_prob" in family.defaults:
+        changes["norm_topk_prob"] = True  # the weights of the active experts must add up to one
+    if family.model_type == "mixtral":
+        changes["sliding_window"] = view.value("sliding_window")
+    return _converted(view, family.model_type, **{str(key): value for key, value in changes.items()})
 
 
 def _converted(view: Blueprint, model_type: str, **changes: Any) -> Blueprint:
@@ -257,13 +290,19 @@ def _converted(view: Blueprint, model_type: str, **changes: Any) -> Blueprint:
         "max_position_embeddings": view.native_context,
         "tie_word_embeddings": view.tied,
         "rope_parameters": view.rope,
+        "attention_bias": view.value("attention_bias") or None,
     }
     return view.changed(**{**dict.fromkeys(GONE), **written, **changes})
 
 
 def _refuse_source(view: Blueprint, operator: str, families: tuple[str, ...]) -> None:
+    cure = f"it works on {', '.join(families)}; widen_ffn works on every family"
+    if view.experts:
+        raise refuse(operator, f"{view.family} is a mixture already", "use duplicate_experts or widen_ffn")
     if view.family not in families:
-        cure = f"it works on {', '.join(families)}; widen_ffn works on every family"
-        raise refuse(operator, f"{view.family} has no stock mixture that computes the same", cure)
-    if view.value("attention_bias") or view.value("mlp_bias"):
+        kind = "a shared expert" if operator == "shared_expert" else "equal experts"
+        raise refuse(operator, f"{view.family} has no stock mixture with {kind} that computes the same", cure)
+    mixture = FAMILIES.get(MIXTURES.get(view.family, ""))
+    has_place = mixture is not None and any(row.when == "attention_bias" for row in mixture.rows)
+    if view.value("mlp_bias") or (view.value("attention_bias") and not (has_place and operator != "shared_expert")):
         raise refuse(operator, "the stock mixture has no place for this model's biases", "use widen_ffn")

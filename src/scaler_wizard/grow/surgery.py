@@ -8,6 +8,7 @@ from itertools import pairwise
 from typing import Any
 
 from scaler_wizard.architecture import Blueprint, Place, Row, Segment
+from scaler_wizard.errors import ScalerError
 from scaler_wizard.weights import (
     Concatenate,
     Expression,
@@ -24,6 +25,7 @@ from scaler_wizard.weights import (
     Take,
     cut,
     join,
+    stacks_of,
 )
 
 Block = tuple[int, Expression]
@@ -40,7 +42,7 @@ class Draft:
 
     def done(self, view: Blueprint) -> tuple[Blueprint, Program]:
         """The changed program with the configuration of `view`."""
-        return view, Program(dict(view.config), self.tensors, self.fresh, self.seed)
+        return view, Program(dict(view.config), self.tensors, self.fresh, self.seed, stacks_of(view))
 
     def insert(self, name: str, axis: int, blocks: Sequence[Block]) -> None:
         """Insert new rows (axis 0) or columns (axis 1) at several places of one tensor."""
@@ -101,17 +103,18 @@ def _shifted(runs: Sequence[Run], lengths: Sequence[tuple[int, int]]) -> tuple[R
     for at, length in lengths:
         found.append((at + moved, at + moved + length))
         moved += length
-    return _merged(found)
+    return merged(found)
 
 
-def _merged(runs: Sequence[Run]) -> tuple[Run, ...]:
-    merged: list[Run] = []
+def merged(runs: Sequence[Run]) -> tuple[Run, ...]:
+    """Runs in order, those that touch joined."""
+    found: list[Run] = []
     for start, stop in sorted(runs):
-        if merged and start <= merged[-1][1]:
-            merged[-1] = (merged[-1][0], max(stop, merged[-1][1]))
+        if found and start <= found[-1][1]:
+            found[-1] = (found[-1][0], max(stop, found[-1][1]))
         else:
-            merged.append((start, stop))
-    return tuple(merged)
+            found.append((start, stop))
+    return tuple(found)
 
 
 # -- layers ---------------------------------------------------------------------------------------------------------
@@ -134,6 +137,11 @@ def layered(view: Blueprint, layers: Sequence[Layer]) -> Blueprint:
     types = view.layer_types
     if types is not None:
         changes["layer_types"] = [types[layer.source] for layer in layers]
+    for key in view.rows.lists:
+        listed = view.layer_list(key)
+        if listed is None:
+            raise ScalerError(f"config.json: {key} is not listed", "load the model in transformers and save it again")
+        changes[key] = [listed[layer.source] for layer in layers]
     return view.changed(**changes)
 
 
@@ -181,10 +189,12 @@ def silent(view: Blueprint) -> Change:
 
 
 def segment_spans(view: Blueprint, row: Row, axis: int) -> list[tuple[Segment, int, int]]:
-    """The segments of an axis with their places: ffn stands twice in a fused gate and up projection."""
+    """The segments of an axis with their places: ffn stands twice in a fused gate and up projection, and all of them
+    once for each expert where experts are stacked."""
     spans: list[tuple[Segment, int, int]] = []
     place = 0
-    for segment in row.axes[axis]:
+    stack = view.experts or 1 if row.stacked and axis == 0 else 1
+    for segment in row.axes[axis] * stack:
         spans.append((segment, place, place + view.size(segment)))
         place += view.size(segment)
     return spans

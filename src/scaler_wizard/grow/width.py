@@ -14,7 +14,7 @@ from pydantic import Field
 
 from scaler_wizard.architecture import Blueprint, Place
 from scaler_wizard.grow.operator import GrowthOperator, Preserves, refuse
-from scaler_wizard.grow.surgery import Draft, spread_of
+from scaler_wizard.grow.surgery import Draft, segment_spans, spread_of
 from scaler_wizard.weights import Expression, Fill, Program, Random, Scaled, zeros
 
 WRITERS = ("embedding", "attention_out", "ffn_out")
@@ -57,10 +57,10 @@ class WidenHidden(GrowthOperator):
         draft = Draft(program)
         for place in view.places():
             self._rescale(draft, view, place)
-            for axis, segments in enumerate(place.row.axes):
-                if "hidden" in segments:
-                    block = self._lanes(draft.tensors[place.name], view, place, axis)
-                    draft.insert(place.name, axis, [(view.hidden, block)])
+            for axis in range(len(place.row.axes)):
+                ends = [end for name, _, end in segment_spans(view, place.row, axis) if name == "hidden"]
+                tensor = draft.tensors[place.name]
+                draft.insert(place.name, axis, [(end, self._lanes(tensor, view, place, axis)) for end in ends])
         return draft.done(after)
 
     def _lanes(self, tensor: Expression, view: Blueprint, place: Place, axis: int) -> Expression:

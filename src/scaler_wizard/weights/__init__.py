@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from scaler_wizard.weights.companions import copy_companions
+from scaler_wizard.weights.evaluate import stored_pieces, values
 from scaler_wizard.weights.expressions import (
     Blend,
     Concatenate,
@@ -30,7 +31,7 @@ from scaler_wizard.weights.expressions import (
     tile,
     zeros,
 )
-from scaler_wizard.weights.program import Fresh, Program, identity
+from scaler_wizard.weights.program import Fresh, Program, identity, stacks_of
 from scaler_wizard.weights.stream import NotFinite, Written, broken_numbers, check_disk, write
 
 __all__ = [
@@ -65,7 +66,10 @@ __all__ = [
     "negate",
     "repeat",
     "rows",
+    "stacks_of",
+    "stored_pieces",
     "tile",
+    "values",
     "write",
     "zeros",
 ]

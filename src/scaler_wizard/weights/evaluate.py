@@ -114,6 +114,15 @@ class Source:
             kept = self._blocks.latest = (key, find())
         return kept[1]
 
+    def recent(self, key: tuple[Random, int, int], find: Callable[[], Array]) -> Array:
+        """Numbers that this thread may ask for twice in a row; nobody may write into them."""
+        kept: tuple[tuple[Random, int, int], Array] | None = getattr(self._blocks, "recent", None)
+        if kept is None or kept[0] != key:
+            found = find()
+            found.flags.writeable = False
+            kept = self._blocks.recent = (key, found)
+        return kept[1]
+
     def block(self, key: str, number: int) -> Array:
         """One block of 16-bit random numbers; the last few are kept, since chunks seldom end where blocks do."""
         kept: dict[tuple[str, int], Array] = self._blocks.__dict__.setdefault("kept", {})
@@ -186,21 +195,6 @@ def from_float(values: Array, dtype: str) -> Array:
 # -- evaluation -----------------------------------------------------------------------------------------------------
 
 
-def moves_only(expression: Expression, dtype: str) -> bool:
-    """Whether the output's numbers are input numbers and zeros of the same type, in other places."""
-    match expression:
-        case Input():
-            return expression.dtype == dtype
-        case Fill():
-            return expression.value == 0.0
-        case Concatenate():
-            return all(moves_only(part, dtype) for part in expression.parts)
-        case Take():
-            return moves_only(expression.of, dtype)
-        case _:
-            return False
-
-
 def width(expression: Expression) -> int:
     """Elements of one row; 1 for a vector."""
     return expression.shape[1] if len(expression.shape) > 1 else 1
@@ -209,37 +203,61 @@ def width(expression: Expression) -> int:
 def chunks(expression: Expression, source: Source) -> Iterator[Array]:
     """The expression in its stored type, as flat chunks of whole rows."""
     step = max(1, CHUNK // max(1, width(expression)))
-    stored = moves_only(expression, expression.dtype)
     for blend in blends(expression):
         survey(blend, source)  # here, because it looks at many chunks at the same time itself
 
     def chunk(start: int) -> Array:
-        part = evaluate(expression, start, min(start + step, expression.shape[0]), source, stored=stored)
-        flat = part.reshape(-1)
-        return np.ascontiguousarray(flat) if stored else from_float(flat, expression.dtype)
+        part = stored(expression, start, min(start + step, expression.shape[0]), source, dtype=expression.dtype)
+        return np.ascontiguousarray(part.reshape(-1))
 
     yield from source.map(chunk, range(0, expression.shape[0], step))
 
 
-def evaluate(expression: Expression, start: int, stop: int, source: Source, *, stored: bool = False) -> Array:
-    """Rows [start, stop) as (rows, columns): fp32, or stored integers where `stored`."""
-    again = partial(evaluate, source=source, stored=stored)
+def values(expression: Expression, *, seed: int) -> Iterator[Array]:
+    """The expression's numbers in fp32, not rounded to its type, as flat chunks of whole rows."""
+    source = Source(seed)
+    step = max(1, CHUNK // max(1, width(expression)))
+    try:
+        for start in range(0, expression.shape[0], step):
+            part = evaluate(expression, start, min(start + step, expression.shape[0]), source)
+            yield np.ascontiguousarray(part.reshape(-1))
+    finally:
+        source.close()
+
+
+def stored_pieces(expression: Expression, *, seed: int) -> Iterator[bytes]:
+    """The expression in its stored type, as bytes."""
+    source = Source(seed)
+    try:
+        for piece in chunks(expression, source):
+            yield piece.tobytes()
+    finally:
+        source.close()
+
+
+def stored(expression: Expression, start: int, stop: int, source: Source, *, dtype: str) -> Array:
+    """Rows [start, stop) in a stored type: numbers that only move stay as they are, others are rounded from fp32."""
+    match expression:
+        case Input(tensor) if tensor.dtype == dtype:
+            return _raw(expression, start, stop, source)
+        case Fill(_, _, 0.0):
+            return np.zeros((stop - start, width(expression)), RAW[dtype])
+        case Concatenate() | Take():
+            return _moved(expression, start, stop, partial(stored, source=source, dtype=dtype))
+        case _:
+            return from_float(evaluate(expression, start, stop, source), dtype)
+
+
+def evaluate(expression: Expression, start: int, stop: int, source: Source) -> Array:
+    """Rows [start, stop) as (rows, columns) in fp32."""
+    again = partial(evaluate, source=source)
     match expression:
         case Input(tensor):
-            columns = width(expression)
-            raw = source.raw(tensor, start * columns, stop * columns).reshape(-1, columns)
-            return raw if stored else to_float(raw, tensor.dtype)
-        case Fill(_, dtype, value):
-            return np.full((stop - start, width(expression)), value, RAW[dtype] if stored else np.float32)
-        case Concatenate(parts, 0):
-            return np.concatenate([again(part, low, high) for part, low, high in _within(parts, start, stop)])
-        case Concatenate(parts, _):
-            return np.concatenate([again(part, start, stop) for part in parts], axis=1)
-        case Take(of, 0, runs):
-            return np.concatenate([again(of, low, high) for low, high in clip(runs, start, stop)])
-        case Take(of, _, runs):
-            whole = again(of, start, stop)
-            return np.concatenate([whole[:, low:high] for low, high in runs], axis=1)
+            return to_float(_raw(expression, start, stop, source), tensor.dtype)
+        case Fill(_, _, value):
+            return np.full((stop - start, width(expression)), value, np.float32)
+        case Concatenate() | Take():
+            return _moved(expression, start, stop, again)
         case Scaled(of, factor, shift):
             return _scaled(again(of, start, stop), factor, shift)
         case Sum(parts):
@@ -256,6 +274,27 @@ def evaluate(expression: Expression, start: int, stop: int, source: Source, *, s
             return _scaled(again(left, start, stop) @ again(right, 0, right.shape[0]), factor, 0.0)
         case Blend():
             return _blended(expression, start, stop, source)
+
+
+def _raw(expression: Input, start: int, stop: int, source: Source) -> Array:
+    columns = width(expression)
+    return source.raw(expression.tensor, start * columns, stop * columns).reshape(-1, columns)
+
+
+def _moved(
+    expression: Concatenate | Take, start: int, stop: int, again: Callable[[Expression, int, int], Array]
+) -> Array:
+    """Rows and columns in other places."""
+    match expression:
+        case Concatenate(parts, 0):
+            return np.concatenate([again(part, low, high) for part, low, high in _within(parts, start, stop)])
+        case Concatenate(parts, _):
+            return np.concatenate([again(part, start, stop) for part in parts], axis=1)
+        case Take(of, 0, runs):
+            return np.concatenate([again(of, low, high) for low, high in clip(runs, start, stop)])
+        case Take(of, _, runs):
+            whole = again(of, start, stop)
+            return np.concatenate([whole[:, low:high] for low, high in runs], axis=1)
 
 
 def clip(runs: Iterable[Run], start: int, stop: int) -> Iterator[Run]:
@@ -298,6 +337,11 @@ def _shares(node: Share, start: int, stop: int, source: Source) -> Array:
 
 
 def _random(node: Random, start: int, stop: int, source: Source) -> Array:
+    """Random rows; the last ones are kept, since noise is often added here and taken away there."""
+    return source.recent((node, start, stop), lambda: _drawn(node, start, stop, source))
+
+
+def _drawn(node: Random, start: int, stop: int, source: Source) -> Array:
     columns = width(node)
     std = node.std if isinstance(node.std, float) else spread(node.std, source)
     first, last = start * columns, stop * columns

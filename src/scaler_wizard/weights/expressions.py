@@ -5,6 +5,7 @@ Every expression is a matrix (rows, columns) or a vector. `Take` covers slices, 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -32,8 +33,9 @@ class Input:
 
     @property
     def shape(self) -> Shape:
-        """As in the file."""
-        return self.tensor.shape
+        """As in the file; stacked matrices stand on one another."""
+        shape = self.tensor.shape
+        return shape if len(shape) < 3 else (math.prod(shape[:-1]), shape[-1])
 
     @property
     def dtype(self) -> str:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from scaler_wizard.architecture import ITEM_BYTES, Architecture
+from scaler_wizard.architecture import ITEM_BYTES, Architecture, Blueprint
 from scaler_wizard.weights.expressions import Expression, Input, Run
 
 
@@ -32,6 +32,14 @@ class Program:
     """Tensors that hold new parameters; a tensor that is not here is all old."""
     seed: int = 0
     """Seed of everything random in it."""
+    stacks: Mapping[str, int] = field(default_factory=dict)
+    """Tensors that are stored with a leading axis, and how long it is."""
+
+    def stored_shape(self, name: str) -> tuple[int, ...]:
+        """Shape of a tensor in its file."""
+        shape = self.tensors[name].shape
+        stack = self.stacks.get(name)
+        return shape if stack is None else (stack, shape[0] // stack, *shape[1:])
 
     @property
     def parameters(self) -> int:
@@ -50,4 +58,11 @@ def identity(architecture: Architecture, *, seed: int = 0) -> Program:
         config=dict(architecture.config),
         tensors={name: Input(tensor) for name, tensor in architecture.tensors.items()},
         seed=seed,
+        stacks=stacks_of(architecture),
     )
+
+
+def stacks_of(view: Blueprint) -> dict[str, int]:
+    """Which tensors of a model are stored with a leading axis, and how long it is."""
+    stacked = any(row.stacked for row in view.rows.rows)
+    return {place.name: place.stack for place in view.places() if place.stack} if stacked else {}

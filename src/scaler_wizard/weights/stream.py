@@ -161,7 +161,7 @@ def lay_out(program: Program, shard_bytes: int) -> list[Shard]:
         filled += size
     names = [f"model-{number:05d}-of-{len(groups):05d}.safetensors" for number in range(1, len(groups) + 1)]
     names = names if len(groups) > 1 else ["model.safetensors"]
-    return [_shard(name, group) for name, group in zip(names, groups, strict=True)]
+    return [_shard(name, group, program) for name, group in zip(names, groups, strict=True)]
 
 
 def tensor_bytes(tensor: Expression) -> int:
@@ -169,12 +169,13 @@ def tensor_bytes(tensor: Expression) -> int:
     return math.prod(tensor.shape) * ITEM_BYTES[tensor.dtype]
 
 
-def _shard(name: str, tensors: list[tuple[str, Expression]]) -> Shard:
+def _shard(name: str, tensors: list[tuple[str, Expression]], program: Program) -> Shard:
     entries: dict[str, Any] = {"__metadata__": {"format": "pt"}}
     place = 0
     for tensor_name, tensor in tensors:
         end = place + tensor_bytes(tensor)
-        entries[tensor_name] = {"dtype": tensor.dtype, "shape": list(tensor.shape), "data_offsets": [place, end]}
+        shape = list(program.stored_shape(tensor_name))
+        entries[tensor_name] = {"dtype": tensor.dtype, "shape": shape, "data_offsets": [place, end]}
         place = end
     text = json.dumps(entries, separators=(",", ":")).encode()
     text += b" " * (-(8 + len(text)) % ALIGNED)
