@@ -21,13 +21,14 @@ from scaler_wizard.contract import Contract, text_hash
 from scaler_wizard.errors import ScalerError
 from scaler_wizard.payload import check
 from scaler_wizard.plan import load_plan
+from scaler_wizard.recipe import Recipe, find_recipe, load_yaml, shipped_recipes
 from scaler_wizard.run import Run
 from scaler_wizard.server import uploads
-from scaler_wizard.server.begin import Shop, terms_of
+from scaler_wizard.server.begin import Shop, recipe_fields, terms_of, wish_of
 from scaler_wizard.server.guard import COOKIE
 from scaler_wizard.server.steer import standing_gate
 from scaler_wizard.server.uploads import Uploads
-from scaler_wizard.server.wire import Start, Wish
+from scaler_wizard.server.wire import Said, Start, Wish
 
 TEXT = "In the beginning was the word, and it was measured. " * 60
 
@@ -241,6 +242,32 @@ def test_the_plan_is_the_one_that_the_command_line_makes(server: Served, tmp_pat
     assert [phase["slug"] for phase in shown["phases"]] == [phase.slug for phase in made.phases]
     assert shown["recipe"] == "model: embedded\nparameters: 1.5x\ncontext: 4x\n"
     assert shown["usingBytes"] > 2 * made.parameters
+
+
+def test_a_wish_in_words_becomes_a_plan_with_reasons_or_one_question(server: Served) -> None:
+    said = {"model": "embedded", "text": "I want to read long documents, twice the window, as cheap as possible"}
+    found = server.ask("POST", "/api/wish", said).json
+    assert found["recipe"] == "budget-context" and found["question"] is None and len(found["reasons"]) > 1
+    assert server.ask("POST", "/api/plan", found["wish"]).json["context"] > 128
+    asked = server.ask("POST", "/api/wish", {**said, "text": "hello"}).json
+    assert asked["recipe"] is None and asked["question"].endswith("?")
+    answered = server.ask("POST", "/api/wish", {**said, "text": "hello", "choose": asked["choices"][0]}).json
+    assert answered["recipe"] == asked["choices"][0]
+    assert server.ask("POST", "/api/plan", answered["wish"]).status == 200
+
+
+@pytest.mark.parametrize("name", sorted(shipped_recipes()))
+def test_no_field_of_a_recipe_is_lost_on_the_way_through_the_wizard(name: str) -> None:
+    fields = load_yaml(find_recipe(Path(name)))
+    wish = wish_of(Said(text="", model="embedded"), fields)
+    ours = Recipe.read(recipe_fields(wish), name)
+    assert ours == Recipe.read({"model": "embedded", **fields}, name)
+
+
+@pytest.mark.parametrize("more", [{"model": "/etc"}, {"data": "/etc"}, {"heal": 3}, {"gate": {"x": 1}}, {"allow": [1]}])
+def test_what_comes_with_a_wish_is_checked_as_a_recipe_is(server: Served, more: dict[str, Any]) -> None:
+    answer = server.ask("POST", "/api/plan", {"model": "embedded", "context": "2x", "more": more})
+    assert answer.status == 409, answer
 
 
 def test_an_impossible_wish_says_what_to_do(server: Served) -> None:

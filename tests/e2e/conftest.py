@@ -14,13 +14,14 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from cockpit_server import Served, served
 from recorded_run import make_run
-
 from scaler_wizard.run import Run
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, BrowserContext, Page
 
-CHROMIUM = next((found for name in ("chromium", "chromium-browser", "google-chrome") if (found := shutil.which(name))), "")
+CHROMIUM = next(
+    (found for name in ("chromium", "chromium-browser", "google-chrome") if (found := shutil.which(name))), ""
+)
 AXE = Path(__file__).parents[2] / "cockpit" / "node_modules" / "axe-core" / "axe.min.js"
 WIDE, PHONE = {"width": 1280, "height": 900}, {"width": 320, "height": 720}
 

@@ -6,10 +6,10 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+
 from cockpit_server import Served, served
 from conftest import AXE, PHONE, WIDE, show
 from recorded_run import make_run
-
 from scaler_wizard.run import Run
 
 pytestmark = pytest.mark.e2e
@@ -124,9 +124,7 @@ def test_the_empty_list_and_the_way_in_have_no_violation(browser: Any, empty: Se
 
 
 @pytest.mark.parametrize("size", [PHONE, {"width": 768, "height": 1024}, {"width": 640, "height": 450}], ids=str)
-def test_nothing_is_clipped_in_any_language(
-    browser: Any, house: tuple[Served, Run, Run], size: dict[str, int]
-) -> None:
+def test_nothing_is_clipped_in_any_language(browser: Any, house: tuple[Served, Run, Run], size: dict[str, int]) -> None:
     server, gate, complete = house
     for language in LANGUAGES:
         page = opened(browser, server, language, "light", size)

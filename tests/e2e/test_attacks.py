@@ -8,8 +8,8 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from cockpit_server import Served
 
+from cockpit_server import Served
 from scaler_wizard.run import Run
 
 pytestmark = pytest.mark.e2e
@@ -18,7 +18,8 @@ pytestmark = pytest.mark.e2e
 ATTACKS = {
     "reads the list of runs": "fetch(at + '/api/runs', { credentials: 'include' }).then(a => a.text())",
     "reads it without cors": "fetch(at + '/api/runs', { mode: 'no-cors', credentials: 'include' }).then(a => a.text())",
-    "posts a command": "fetch(at + `/api/runs/${run}/commands`, { method: 'POST', credentials: 'include', body: order })",
+    "posts a command": """fetch(at + `/api/runs/${run}/commands`, { method: 'POST', credentials: 'include',
+        body: order })""",
     "posts a command as plain text": """fetch(at + `/api/runs/${run}/commands`, { method: 'POST', mode: 'no-cors',
         credentials: 'include', headers: { 'content-type': 'text/plain' }, body: order }).then(a => a.text())""",
     "sends a beacon": "Promise.resolve(navigator.sendBeacon(at + `/api/runs/${run}/commands`, order)).then(() => '')",
@@ -32,8 +33,9 @@ ATTACKS = {
     "opens a socket": """new Promise(done => { const socket = new WebSocket(at.replace('http', 'ws') +
         `/api/runs/${run}/socket`); socket.onmessage = m => done(m.data); socket.onclose = () => done(''); })""",
     "frames the page to catch clicks": """new Promise(done => { const frame = document.createElement('iframe');
-        frame.src = at + '/'; frame.onload = () => { let got = ''; try { got = frame.contentDocument?.body.innerText ?? '' }
-        catch (error) { got = '' } done(got) }; document.body.append(frame); setTimeout(() => done(''), 3000); })""",
+        frame.src = at + '/'; frame.onload = () => { let got = '';
+        try { got = frame.contentDocument?.body.innerText ?? '' } catch (error) { got = '' } done(got) };
+        document.body.append(frame); setTimeout(() => done(''), 3000); })""",
     "includes the interface as a script": """new Promise(done => { const script = document.createElement('script');
         script.src = at + '/api/runs'; script.onload = () => done('loaded'); script.onerror = () => done('');
         document.body.append(script); })""",
@@ -117,7 +119,7 @@ def test_a_spent_link_opens_nothing(server: Served, run: Run, browser: Any) -> N
 def test_the_page_runs_no_code_that_it_was_not_built_from(
     server: Served, run: Run, open_page: Callable[..., Any]
 ) -> None:
-    run.journal.add("note", {"kind": "note", "text": "<img src=x onerror=\"window.hacked=1\"><script>hacked=1</script>"})
+    run.journal.add("note", {"kind": "note", "text": '<img src=x onerror="window.hacked=1"><script>hacked=1</script>'})
     page = open_page(server, f"#/run/{run.id}")
     page.get_by_text("<img src=x").first.wait_for()
     page.evaluate("""() => {

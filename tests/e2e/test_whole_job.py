@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from cockpit_server import Served, served
 
+from cockpit_server import Served, served
 from scaler_wizard.run import Run, in_use
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
@@ -44,7 +44,8 @@ class Keyboard:
         self._page.keyboard.type(text)
 
 
-_NAME = """() => { const one = document.activeElement; if (!one || one === document.body) return '';
+_NAME = """() => { const one = document.activeElement;
+    if (!one?.matches('a, button, input, select, textarea, summary')) return '';
     const label = one.labels?.[0]?.innerText ?? ''; return [one.getAttribute('aria-label'), label, one.innerText]
     .filter(Boolean).join(' ') }"""
 
@@ -69,11 +70,9 @@ def test_a_run_is_made_watched_answered_rolled_back_undone_and_exported_by_keybo
         page.locator(".rollback").wait_for()
         (run,) = [Run(path) for path in runs.iterdir() if (path / "run.db").exists()]
         for slug in ("000-baseline", "001-extend-256"):
-            page.locator(".gate button:has-text('Approve'):enabled").wait_for(timeout=1000 * PATIENCE)
-            page.evaluate("document.getElementById('main').focus()")
-            keys.press("Approve")
+            _approve(page, keys, slug)
             _until(lambda slug=slug: run.current == slug)
-        page.locator(".gate").wait_for(timeout=1000 * PATIENCE)
+        _gate(page, "002-export").wait_for(timeout=1000 * PATIENCE)
         page.evaluate("document.getElementById('main').focus()")
         keys.press("Rollback")
         page.locator(".preview li").first.wait_for()
@@ -85,14 +84,23 @@ def test_a_run_is_made_watched_answered_rolled_back_undone_and_exported_by_keybo
         _until(lambda: run.current == "001-extend-256")
         assert not in_use(run.folder)
         keys.press("Resume")
-        page.locator(".gate button:has-text('Approve'):enabled").wait_for(timeout=1000 * PATIENCE)
-        keys.press("Approve")
+        _approve(page, keys, "002-export")
         _until(lambda: run.status == "completed")
         page.get_by_text("Completed").first.wait_for()
         with page.expect_download() as loading:
             keys.press("Model")
         _holds_the_grown_model(Path(loading.value.path()))
         assert {row.data["how"] for row in run.journal.events(kinds=("decision",))} == {"cockpit"}
+
+
+def _gate(page: Any, slug: str) -> Any:
+    return page.locator(f".gate[data-phase='{slug}'] .main:enabled")
+
+
+def _approve(page: Any, keys: Keyboard, slug: str) -> None:
+    _gate(page, slug).wait_for(timeout=1000 * PATIENCE)
+    page.evaluate("document.getElementById('main').focus()")
+    keys.press("Approve")
 
 
 def _until(true: Callable[[], bool]) -> None:
