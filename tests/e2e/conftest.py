@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import shutil
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from chromium import CHROMIUM, WIDE, show
 
 from cockpit_server import Served, served
 from recorded_run import make_run
@@ -18,12 +19,6 @@ from scaler_wizard.run import Run
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, BrowserContext, Page
-
-CHROMIUM = next(
-    (found for name in ("chromium", "chromium-browser", "google-chrome") if (found := shutil.which(name))), ""
-)
-AXE = Path(__file__).parents[2] / "cockpit" / "node_modules" / "axe-core" / "axe.min.js"
-WIDE, PHONE = {"width": 1280, "height": 900}, {"width": 320, "height": 720}
 
 
 @pytest.fixture(scope="session")
@@ -73,9 +68,3 @@ def open_page(context: BrowserContext) -> Callable[..., Page]:
         return page
 
     return opened
-
-
-def show(page: Any, where: str) -> None:
-    """Go to another screen, as a link does."""
-    page.evaluate("where => { location.hash = where }", where)
-    page.get_by_role("heading", level=1).wait_for()

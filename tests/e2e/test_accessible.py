@@ -6,9 +6,9 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+from chromium import AXE, PHONE, WIDE, show
 
 from cockpit_server import Served, served
-from conftest import AXE, PHONE, WIDE, show
 from recorded_run import make_run
 from scaler_wizard.run import Run
 

@@ -937,17 +937,21 @@ export interface RunRow {
    */
   waits: boolean;
   /**
-   * What is grown.
+   * What is grown; null where the plan cannot be read any more.
    */
-  model: string;
+  model: string | null;
   /**
    * Parameters at the end.
    */
-  parameters: number;
+  parameters: number | null;
   /**
    * Window at the end, in tokens.
    */
-  context: number;
+  context: number | null;
+  /**
+   * Why the run cannot be opened; null where it can.
+   */
+  trouble: string | null;
   /**
    * When it was created.
    */

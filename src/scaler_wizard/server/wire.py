@@ -37,12 +37,14 @@ class RunRow(Payload):
     """The newest canonical sentence; empty before the first gate."""
     waits: bool
     """True while a gate waits for an answer."""
-    model: str
-    """What is grown."""
-    parameters: int
+    model: str | None
+    """What is grown; null where the plan cannot be read any more."""
+    parameters: int | None
     """Parameters at the end."""
-    context: int
+    context: int | None
     """Window at the end, in tokens."""
+    trouble: str | None
+    """Why the run cannot be opened; null where it can."""
     created: AwareDatetime
     """When it was created."""
     changed: AwareDatetime
