@@ -63,10 +63,10 @@ def _dialog(browser: Any, server: Any, run: str) -> None:
 
 def main(arguments: list[str]) -> int:
     """Draw them all."""
-    from chromium import CHROMIUM
+    from chromium import CHROMIUM  # type: ignore[import-not-found]
     from playwright.sync_api import sync_playwright
 
-    from cockpit_server import served
+    from cockpit_server import served  # type: ignore[import-not-found]
 
     OUT.mkdir(parents=True, exist_ok=True)
     folder = Path(arguments[0])
