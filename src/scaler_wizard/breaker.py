@@ -9,9 +9,11 @@ from statistics import median
 from typing import Any
 
 from scaler_wizard.events import Telegram
+from scaler_wizard.intervals import wilson
 from scaler_wizard.recipe import Breaker
 
-LEAST_POINTS = 3
+LEAST_POINTS = 5
+"""Fewer and the first rise of a healthy training counts as a slope: see docs/explanation/breaker.md."""
 STEPS_AVERAGED = 5
 
 
@@ -37,8 +39,14 @@ class CircuitBreaker:
             return None
         return self._limit("divergence", step, mean, limit, f"The loss rose to {mean:.4g}; the limit is {limit:.2f}.")
 
-    def observe_evaluation(self, step: int, nll: float, accuracy: float | None = None) -> Telegram | None:
-        """After every evaluation: loss on calibration text in nats, accuracy of the probe where it ran."""
+    def observe_evaluation(
+        self, step: int, nll: float, accuracy: float | None = None, asked: int | None = None
+    ) -> Telegram | None:
+        """After every evaluation: loss on calibration text in nats, accuracy of the probe where it ran.
+
+        `asked` is the number of questions. The floor is broken where the upper end of the accuracy's 95 % interval is
+        below it: ten questions decide nothing (`questions_needed`).
+        """
         if not math.isfinite(nll):
             return _telegram("nonfinite", step, nll, None, f"The evaluation is {nll} at step {step}; it was stopped.")
         self._first_nll = nll if self._first_nll is None else self._first_nll
@@ -48,7 +56,7 @@ class CircuitBreaker:
             rise = f"{slope:.0%}" if slope < 100 else "more than 10,000%"  # a thousand digits say no more
             words = f"Perplexity rises {rise} per evaluation; the limit is {self._settings.slope:.0%}."
             return self._limit("slope", step, slope, self._settings.slope, words)
-        if accuracy is not None and self._floor is not None and accuracy < self._floor:
+        if accuracy is not None and self._floor is not None and _at_most(accuracy, asked) < self._floor:
             words = f"Accuracy fell to {accuracy:.0%}; the floor is {self._floor:.0%}."
             return self._limit("accuracy", step, accuracy, self._floor, words)
         return None
@@ -74,10 +82,27 @@ def accuracy_floor(settings: Breaker, base: float | None) -> float | None:
     return max(own, settings.accuracy_floor) if base >= settings.accuracy_floor else own
 
 
+def _at_most(accuracy: float, asked: int | None) -> float:
+    """The most that the accuracy may be, by its interval; itself where nothing says how many were asked."""
+    return accuracy if not asked else wilson(round(accuracy * asked), asked).high
+
+
+def questions_needed(base: float, margin: float) -> int:
+    """Questions that show a fall of twice the margin: as many as put the upper end of its interval below the floor.
+
+    `base` and `margin` are shares. At a base of 80 % and a margin of 5 points these are several hundred.
+    """
+    fallen = max(0.0, base - 2 * margin)
+    for asked in range(10, 100_000, 10):
+        if wilson(round(fallen * asked), asked).high < base - margin:
+            return asked
+    raise ValueError(f"a margin of {margin} is too small to be shown")
+
+
 def relative_slope(values: Sequence[float]) -> float | None:
     """Rise per evaluation as a share of the first value, by the median of all pairwise slopes (Theil and Sen).
 
-    One spike moves a difference of ends, and a least-squares line; it does not move the median. None below three
+    One spike moves a difference of ends, and a least-squares line; it does not move the median. None below five
     points.
     """
     if len(values) < LEAST_POINTS or values[0] <= 0:

@@ -698,10 +698,16 @@ def _signed(made: Plan, name: str | None) -> Any:
 
 def _conduct(found: Run, *, standing: bool) -> None:
     from scaler_wizard.plan import load_plan
+    from scaler_wizard.recovery import mend
+    from scaler_wizard.room import told_when_full
+    from scaler_wizard.run import locked
     from scaler_wizard.screen import Screen, approver
     from scaler_wizard.supervisor import Supervisor, memory_limit
     from scaler_wizard.view import farewell
 
+    with told_when_full(found.folder), locked(found):
+        for words in mend(found):
+            _talk(words)
     made = load_plan(found.folder / "plan.yaml")
     screen = Screen(memory_limit=memory_limit(found, made))
     supervisor = Supervisor(found, made, approver=approver(screen, standing=standing), tell=screen.tell)

@@ -11,23 +11,31 @@ import fcntl
 import json
 import os
 import shutil
+import time
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from blake3 import blake3
-
+from scaler_wizard import flight_log
 from scaler_wizard.errors import ScalerError
+from scaler_wizard.failpoints import reach
+from scaler_wizard.files import MANIFEST as MANIFEST
+from scaler_wizard.files import file_hash as file_hash
+from scaler_wizard.files import read_manifest as read_manifest
+from scaler_wizard.files import seal, text_hash
+from scaler_wizard.files import sync as sync
+from scaler_wizard.files import verify as verify
+from scaler_wizard.files import write_whole as write_whole
 from scaler_wizard.journal import Journal, Row
 
 if TYPE_CHECKING:
     from scaler_wizard.contract import SignedContract
 
-MANIFEST = "manifest.json"
-PIECE = 2**20
+STAND_STILL_SECONDS = 28
+"""How long a rollback waits for the process that conducts the run; the contract allows 30 seconds for everything."""
 
 
 class Run:
@@ -37,6 +45,15 @@ class Run:
         self.folder = folder
         self.id = folder.name
         self.journal = Journal(folder / "run.db")
+
+    def reopen(self, between: Callable[[], None]) -> None:
+        """Close the journal, do something to its file, open it again; a lease goes on."""
+        held = self.journal.leased
+        self.journal.close()
+        between()
+        self.journal = Journal(self.folder / "run.db")
+        if held:
+            self.journal.lease()
 
     @property
     def checkpoints(self) -> Path:
@@ -62,7 +79,7 @@ class Run:
     def current(self) -> str | None:
         """Name of the current checkpoint; None before the first."""
         try:
-            return (self.folder / "current").read_text(encoding="utf-8").strip()
+            return (self.folder / "current").read_text(encoding="utf-8", errors="replace").strip() or None
         except FileNotFoundError:
             return None
 
@@ -130,41 +147,47 @@ class Run:
     def open_gate(self) -> Row | None:
         """The gate that waits for an answer."""
         gate = self.last("gate")
-        return gate if gate is not None and self.decision(gate.data["gate"]) is None else None
+        if gate is None or self.decision(gate.data["gate"]) is not None:
+            return None
+        return gate if gate.data.get("on", self.current) == self.current else None  # a rollback leaves it behind
 
     # -- commit --------------------------------------------------------------------------------------------------------
 
-    def commit(self, slug: str, data: Mapping[str, Any]) -> None:
-        """Make the staged folder the checkpoint `slug`, and the current one."""
-        manifest = self._seal(self.staging)
-        self.journal.add("committing", {"slug": slug, **data})
-        self._set_aside(slug)
-        self.staging.rename(self.checkpoints / slug)
-        sync(self.checkpoints)
-        self._finish(slug, {**data, "manifest": manifest})
+    def commit(self, slug: str, data: Mapping[str, Any], *, manifest: str | None = None) -> None:
+        """Make the staged folder the checkpoint `slug`, and the current one.
 
-    def _finish(self, slug: str, data: Mapping[str, Any]) -> None:
-        self.journal.add("committed", {"slug": slug, **data})
-        self._point(slug)
+        `manifest` is the hash that `seal_staging` gave, where the folder was sealed before a person was asked.
+        """
+        manifest = manifest or self.seal_staging()
+        self.journal.add("committing", {"slug": slug, "manifest": manifest, **data})
+        reach("commit.intended")
+        self.finish_commit(slug, manifest, data)
+
+    def seal_staging(self) -> str:
+        """Hash, flush and share what is staged; the hash of its manifest stands for every byte of it."""
+        return seal(self.staging, self._known_files())
+
+    def finish_commit(self, slug: str, manifest: str, data: Mapping[str, Any]) -> None:
+        """From the intention on; a recovery does the very same, so a commit that was begun only goes forward."""
+        if self.holds(self.staging, manifest):  # not: "is it missing there", an older attempt may have equal files
+            self._set_aside(slug)
+            self.staging.rename(self.checkpoints / slug)
+            reach("commit.renamed")
+            sync(self.checkpoints)
+            sync(self.folder)
+        self.journal.add("committed", {"slug": slug, "manifest": manifest, **data})
+        reach("commit.recorded")
+        self.point(slug)
+        reach("commit.pointed")
         shutil.rmtree(self.scratch, ignore_errors=True)
+        reach("commit.cleared")
         self.write_metadata()
+        reach("commit.told")
 
-    def _seal(self, folder: Path) -> str:
-        """Hash and flush every file, share those that an earlier checkpoint has, write the manifest; its hash."""
-        known = self._known_files()
-        files = {}
-        for file in sorted(path for path in folder.rglob("*") if path.is_file() and path.name != MANIFEST):
-            size, digest = file.stat().st_size, file_hash(file)
-            files[str(file.relative_to(folder))] = {"bytes": size, "blake3": digest}
-            twin = known.get((size, digest))
-            if twin is not None and not twin.samefile(file):
-                share(twin, file)
-            else:
-                sync(file)
-        text = json.dumps({"files": files}, indent=1, sort_keys=True)
-        write_whole(folder / MANIFEST, text)
-        sync(folder)
-        return blake3(text.encode()).hexdigest()
+    def holds(self, folder: Path, manifest: str) -> bool:
+        """Whether the folder has exactly this manifest."""
+        file = folder / MANIFEST
+        return file.is_file() and file_hash(file) == manifest
 
     def _known_files(self) -> dict[tuple[int, str], Path]:
         known: dict[tuple[int, str], Path] = {}
@@ -180,26 +203,21 @@ class Run:
             if folder.name[:3] >= slug[:3]:
                 aside.mkdir(exist_ok=True)
                 folder.rename(aside / f"{folder.name}-{uuid.uuid4().hex[:6]}")
+                reach("commit.set-aside")
+        if aside.is_dir():
+            sync(aside)
 
-    def _point(self, slug: str) -> None:
-        write_whole(self.folder / "current", slug + "\n")
-        sync(self.folder)
+    def point(self, slug: str | None) -> None:
+        """Move the pointer; None: to before the first checkpoint."""
+        if slug is None:
+            (self.folder / "current").unlink(missing_ok=True)
+            sync(self.folder)
+        else:
+            write_whole(self.folder / "current", slug + "\n")
 
-    def recover(self) -> None:
-        """Finish a commit that was cut short; the approval was given, so it only goes forward."""
-        begun, done = self.last("committing"), self.last("committed")
-        if begun is None or (done is not None and done.seq > begun.seq):
-            return
-        data = {key: value for key, value in begun.data.items() if key != "slug"}
-        slug = begun.data["slug"]
-        if not (self.checkpoints / slug / MANIFEST).exists():
-            if not (self.staging / MANIFEST).exists():
-                return
-            self._set_aside(slug)
-            self.staging.rename(self.checkpoints / slug)
-            sync(self.checkpoints)
-        verify(self.checkpoints / slug, hashes=True)
-        self._finish(slug, {**data, "manifest": file_hash(self.checkpoints / slug / MANIFEST)})
+    def manifest(self, slug: str) -> str | None:
+        """Hash of a checkpoint's manifest, as it was committed; None where no commit is known."""
+        return next((str(row.data["manifest"]) for row in self.committed() if row.data["slug"] == slug), None)
 
     # -- rollback ------------------------------------------------------------------------------------------------------
 
@@ -222,10 +240,13 @@ class Run:
         return str(line[-2])
 
     def rollback(self, slug: str, *, who: str) -> str:
-        """Make an earlier checkpoint the current one; nothing is copied and nothing is deleted."""
+        """Make another checkpoint the current one; nothing is copied and nothing is deleted."""
         before = self.current
-        verify(self.checkpoints / slug)
-        self._move("rolled_back", before, slug, who)
+        if slug == before:
+            raise ScalerError(f"{self.id}: is at phase {int(slug[:3])} ({slug[4:]}) already", "choose an earlier phase")
+        verify(self.checkpoints / slug, self.manifest(slug))
+        reach("rollback.verified")
+        self.move("rolled_back", before, slug, who=who, status="paused")
         return f"Rollback complete; you are now at phase {int(slug[:3])} ({slug[4:]})."
 
     def undo(self, *, who: str) -> str:
@@ -238,13 +259,20 @@ class Run:
             raise ScalerError(
                 f"{self.id}: {slug} was replaced after the rollback", f"it lies in {self.folder}/superseded"
             )
-        verify(self.checkpoints / slug)
-        self._move("undone", self.current, slug, who)
+        verify(self.checkpoints / slug, self.manifest(slug))
+        self.move("undone", self.current, slug, who=who, status=last.data.get("status", "paused"))
         return f"Rollback undone; you are at phase {int(slug[:3])} ({slug[4:]}) again."
 
-    def _move(self, how: str, before: str | None, after: str, who: str) -> None:
-        self.journal.add("moved", {"how": how, "before": before, "after": after, "who": who})
-        self._point(after)
+    def move(self, how: str, before: str | None, after: str | None, *, who: str, status: str) -> None:
+        """Write down that the pointer moves, then move it; a recovery finishes what was written down."""
+        data = {"how": how, "before": before, "after": after, "who": who, "status": self.status}
+        with self.journal.transaction():
+            self.journal.add("moved", data)
+            self.journal.set("status", status)
+            self.journal.add("status", {"status": status, "why": f"{how.replace('_', ' ')} to {after}"})
+        reach("move.recorded")
+        self.point(after)
+        reach("move.pointed")
         self.write_metadata()
 
     # -- run.json and the flight log -----------------------------------------------------------------------------------
@@ -265,18 +293,7 @@ class Run:
         from scaler_wizard.record import explicit
 
         write_whole(self.folder / "run.json", json.dumps(explicit(data), indent=1) + "\n")
-        self._export_log()
-
-    def _export_log(self) -> None:
-        from scaler_wizard.record import to_json
-
-        path, trace = self.folder / "flight_log.jsonl", self.journal.get("uuid")
-        after = last_sequence(path)
-        with path.open("a", encoding="utf-8") as log:
-            for row in self.journal.events(after):
-                moment = datetime.fromtimestamp(row.time, UTC).isoformat()
-                entry = {"seq": row.seq, "time": moment, "traceId": trace, "phase": row.phase, "kind": row.kind}
-                log.write(to_json({**entry, "data": row.data}) + "\n")
+        flight_log.export(self.journal, self.folder)
 
 
 # -- the folder of all runs --------------------------------------------------------------------------------------------
@@ -297,16 +314,24 @@ def create(runs: Path, plan_yaml: str, signed: SignedContract, *, name: str, ide
     beside = folder.with_name(f".{folder.name}")
     for inner in ("checkpoints", "report"):
         (beside / inner).mkdir(parents=True)
-    (beside / "plan.yaml").write_text(plan_yaml, encoding="utf-8")
-    (beside / "contract.yaml").write_text(yaml.safe_dump(contract, sort_keys=False), encoding="utf-8")
+    texts = {"plan.yaml": plan_yaml, "contract.yaml": yaml.safe_dump(contract, sort_keys=False)}
+    for file, text in texts.items():
+        write_whole(beside / file, text)
+    reach("create.written")
     journal = Journal(beside / "run.db")
-    journal.set("uuid", str(uuid.uuid4()))
-    journal.set("identity", identity)
-    journal.add(
-        "created", {"name": folder.name, "signed_by": signed.signature.name, "contract": signed.contract.version}
-    )
+    who = {"name": folder.name, "signed_by": signed.signature.name, "contract": signed.contract.version}
+    known = {"uuid": str(uuid.uuid4()), "identity": identity}
+    with journal.transaction():
+        for key, value in known.items():
+            journal.set(key, value)
+        # The texts stand in the journal, so that a file that was changed or damaged later is found and put right.
+        journal.add("created", {**who, **known, "files": {n: [text_hash(t), t] for n, t in texts.items()}})
+    flight_log.export(journal, beside)
     journal.close()
+    reach("create.recorded")
     beside.rename(folder)
+    reach("create.renamed")
+    sync(runs)
     return Run(folder)
 
 
@@ -338,7 +363,9 @@ def export_to(run: Run, out: Path) -> str:
     shutil.copytree(source, beside, ignore=shutil.ignore_patterns(MANIFEST))
     for file in beside.rglob("*"):
         sync(file)
+    reach("export.copied")
     beside.rename(out)
+    reach("export.renamed")
     sync(out.parent)
     return f"{out}: the model of phase {int(slug[:3])} ({slug[4:]})"
 
@@ -390,76 +417,21 @@ def locked(run: Run) -> Iterator[None]:
         file.truncate(0)
         file.write(f"process {os.getpid()} on {os.uname().nodename} since {datetime.now(UTC):%Y-%m-%d %H:%M:%S} UTC")
         file.flush()
-        yield
+        reach("lock.taken")
+        run.journal.lease()  # where a file system has no locks that hold, the journal refuses the older writer
+        try:
+            yield
+        finally:
+            run.journal.release()
 
 
-# -- files -------------------------------------------------------------------------------------------------------------
-
-
-def read_manifest(folder: Path) -> dict[str, dict[str, Any]]:
-    """Size and hash of every file of a checkpoint; empty where there is no manifest."""
-    try:
-        return dict(json.loads((folder / MANIFEST).read_text(encoding="utf-8"))["files"])
-    except FileNotFoundError:
-        return {}
-
-
-def verify(folder: Path, *, hashes: bool = False) -> None:
-    """Is the checkpoint whole? By sizes (instant), or by hashes (reads everything)."""
-    manifest = read_manifest(folder)
-    if not manifest:
-        raise ScalerError(
-            f"{folder.name}: no such checkpoint, or it is not whole", "see `scaler status` for the others"
-        )
-    for name, entry in manifest.items():
-        file = folder / name
-        size = file.stat().st_size if file.is_file() else None
-        if size != entry["bytes"] or (hashes and file_hash(file) != entry["blake3"]):
-            raise ScalerError(f"{folder.name}/{name}: damaged or missing", "roll back to an earlier phase")
-
-
-def file_hash(file: Path) -> str:
-    """blake3 of a file, read in pieces."""
-    digest = blake3()
-    with file.open("rb") as stream:
-        while piece := stream.read(PIECE):
-            digest.update(piece)
-    return digest.hexdigest()
-
-
-def share(twin: Path, file: Path) -> None:
-    """Replace `file` by a hard link to a file with the same bytes."""
-    beside = file.with_name(f".{file.name}.link")
-    beside.unlink(missing_ok=True)
-    os.link(twin, beside)
-    beside.rename(file)
-
-
-def sync(path: Path) -> None:
-    """Flush a file or a folder to the disk."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
-def write_whole(file: Path, text: str) -> None:
-    """Write beside, flush, rename: readers see the old text or the new one."""
-    beside = file.with_name(f".{file.name}.new")
-    with beside.open("w", encoding="utf-8") as stream:
-        stream.write(text)
-        stream.flush()
-        os.fsync(stream.fileno())
-    beside.rename(file)
-
-
-def last_sequence(log: Path) -> int:
-    """Sequence number of the last whole line of a flight log; a torn last line is cut off."""
-    if not log.exists():
-        return 0
-    raw = log.read_bytes()
-    whole = raw[: raw.rfind(b"\n") + 1]
-    if len(whole) != len(raw):
-        os.truncate(log, len(whole))
-    return int(json.loads(whole.splitlines()[-1])["seq"]) if whole else 0
+def stand_still(run: Run) -> None:
+    """Ask the process that conducts the run to pause, and wait until it has let go."""
+    deadline = time.monotonic() + STAND_STILL_SECONDS
+    while in_use(run.folder):
+        if run.journal.get("request") != "pause":
+            run.journal.set("request", "pause")
+        if time.monotonic() > deadline:
+            raise ScalerError(f"{run.id}: its process does not let go", "see `scaler status` for what it does")
+        time.sleep(0.02)
+    run.journal.set("request", "")

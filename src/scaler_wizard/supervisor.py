@@ -5,36 +5,58 @@ from __future__ import annotations
 import queue
 import shutil
 import signal
+import sqlite3
 import subprocess
 import threading
 import time
 import uuid
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from statistics import median
 from typing import Any, Literal
 
 from blake3 import blake3
 
 from scaler_wizard.contract import read_signed
 from scaler_wizard.errors import Fault, ScalerError, Waiting
-from scaler_wizard.events import Done, Failed, Progress, Step, Telegram, Usage, worker_event
+from scaler_wizard.events import (
+    Done,
+    Evaluated,
+    Failed,
+    Note,
+    Progress,
+    Step,
+    Telegram,
+    Usage,
+    WorkerEvent,
+    worker_event,
+)
 from scaler_wizard.executors import local
+from scaler_wizard.failpoints import reach
+from scaler_wizard.files import verify, write_whole
 from scaler_wizard.gate import Change, Verdict, judge
 from scaler_wizard.grow import promise
 from scaler_wizard.hardware import detect
+from scaler_wizard.journal import Fenced, Row
 from scaler_wizard.metrics import Measurement
 from scaler_wizard.pace import Pace
 from scaler_wizard.phases import Export, Grow, Phase, Plan, Train
 from scaler_wizard.recipe import load_yaml
 from scaler_wizard.record import from_json, to_json
-from scaler_wizard.run import Run, locked, write_whole
+from scaler_wizard.recovery import recover
+from scaler_wizard.room import NoRoom, drop_ballast, full, is_full, keep_ballast, require
+from scaler_wizard.run import Run, locked
 from scaler_wizard.task import Task
+from scaler_wizard.upkeep import Scrub
 from scaler_wizard.usage import Meter, idle_processors
 
 Answer = Literal["approve", "pause", "abort", "rollback"]
 POLL_SECONDS = 0.1
-GRACE_SECONDS = 30
+GRACE_SECONDS = 15
+"""Time that a worker has to end by itself; a rollback waits for it and has 30 seconds for everything."""
+GARBLED_CHARACTERS = 500
+LEAST_GAPS, MOST_GAPS = 5, 101
 USAGE_SECONDS = 1.0
 
 
@@ -65,6 +87,18 @@ class Stopped(ScalerError):
     """A phase was undone: by the breaker, by its gate, or by a person. Everything committed is still there."""
 
 
+@dataclass(frozen=True)
+class Patience:
+    """How long a worker may say nothing before it counts as stalled."""
+
+    steps: float = 20
+    """In training: this many median steps."""
+    least_seconds: float = 120
+    """In training: never less than this."""
+    otherwise_seconds: float = 3600
+    """Outside training, where loading and measuring are quiet."""
+
+
 @dataclass
 class Outcome:
     """How a worker ended."""
@@ -77,40 +111,82 @@ class Outcome:
     progress: Progress | None = None
     looked: float = 0.0
     """When the worker's use of the machine was last looked at, on the monotonic clock."""
+    heard: float = field(default_factory=time.monotonic)
+    """When the worker last said something, on the monotonic clock."""
+    gaps: list[float] = field(default_factory=list)
+    """Seconds between the last events while it trains; empty outside training."""
 
 
 class Supervisor:
     """One run, from its current checkpoint to its end or to a pause."""
 
     def __init__(
-        self, run: Run, plan: Plan, *, approver: Approver, tell: Tell, command: Sequence[str] = local.WORKER
+        self,
+        run: Run,
+        plan: Plan,
+        *,
+        approver: Approver,
+        tell: Tell,
+        command: Sequence[str] = local.WORKER,
+        patience: Patience = Patience(),
     ) -> None:
         self.run, self.plan = run, plan
         self._approver, self._tell, self._command = approver, tell, command
         self._stop: Literal["pause", "abort"] | None = None
         self._pace = Pace(plan.phases)
+        self._patience = patience
+        self._scrub = Scrub({})
+        self._need: int | None = None
         self._memory_limit = memory_limit(run, plan)
         self.contract = read_signed(load_yaml(run.folder / "contract.yaml")).contract
 
     def conduct(self) -> None:
         """Do every phase that is not done; raises Paused where the run waits."""
         with locked(self.run), _signals(self._ask_to_pause):
-            self.run.recover()
-            self.run.journal.add("resumed" if self.run.current else "started", {"phases": len(self.plan.phases)})
-            self.run.set_status("running")
             try:
+                self._begin()
                 for phase in self.todo():
                     self._phase(phase)
-            except Paused as paused:
-                self.run.set_status("paused", paused.wrong)
-                self.run.write_metadata()
+                self._end("completed")
+            except Fenced:  # another process writes this run now
                 raise
             except ScalerError as error:
-                self.run.set_status("stopped" if isinstance(error, Stopped) else "failed", error.wrong)
-                self.run.write_metadata()
+                self._end(_status(error), error.wrong)
                 raise
-            self.run.set_status("completed")
-            self.run.write_metadata()
+            except (OSError, sqlite3.OperationalError) as error:
+                if not is_full(error):
+                    raise
+                raise self._no_room() from None
+            finally:
+                self._scrub.stop()
+
+    def _begin(self) -> None:
+        for words in recover(self.run):
+            self._tell("note", Note(text=words))
+        reach("conduct.recovered")
+        keep_ballast(self.run.folder)
+        current = self.run.current
+        older = [row for row in self.run.lineage() if row.data["slug"] != current]  # recovery has read the current one
+        self._scrub = Scrub({self.run.checkpoints / row.data["slug"]: row.data.get("manifest") for row in older})
+        self.run.journal.add("resumed" if current else "started", {"phases": len(self.plan.phases)})
+        self.run.set_status("running")
+        reach("conduct.running")
+
+    def _end(self, status: str, why: str = "") -> None:
+        self.run.set_status(status, why)
+        reach("conduct.ended")
+        self.run.write_metadata()
+
+    def _no_room(self) -> NoRoom:
+        """The disk filled up in our own hands: the ballast makes room for the journal to say so."""
+        drop_ballast(self.run.folder)
+        told = full(self.run.folder, self._need)
+        try:
+            self._end("paused", told.wrong)
+        except (OSError, sqlite3.OperationalError) as error:
+            if not is_full(error):
+                raise
+        return told  # a run that is not in use counts as paused even where that could not be written down
 
     def todo(self) -> list[Phase]:
         """Phases after the current checkpoint."""
@@ -124,8 +200,11 @@ class Supervisor:
 
     def _phase(self, phase: Phase) -> None:
         gate = self._waiting_gate(phase)
+        self._need = phase.estimate.disk_bytes
         if gate is None:
+            require(self.run.folder, self._need or 0, f"phase {phase.slug}")
             self.run.journal.add("phase_started", {"slug": phase.slug, "stage": phase.stage}, phase=phase.slug)
+            reach("phase.started")
             self._pace.start(phase)
             self._tell("phase", phase)
             gate = self._open_gate(phase, self._work(phase))
@@ -135,9 +214,12 @@ class Supervisor:
         file = self.run.folder / "task.json"
         task = self._task(phase, threads=self._threads(phase, file))
         self._clear_staging(phase)
+        reach("phase.cleared")
         write_whole(file, to_json(task))
         worker = local.start(file, self.run.folder / "worker.log", threads=task.threads, command=self._command)
+        reach("phase.worker-started")
         outcome = self._watch(phase, worker)
+        reach("phase.worker-ended")
         self._pace.done()
         if outcome.done is not None:
             return outcome.done
@@ -224,7 +306,14 @@ class Supervisor:
         return outcome
 
     def _hear(self, phase: Phase, outcome: Outcome, line: str) -> None:
-        event = worker_event.validate_python(from_json(line))
+        try:
+            event = worker_event.validate_python(from_json(line))
+        except ValueError:  # a library that prints to standard output, or a line that was torn by a kill
+            self.run.journal.add("garbled", {"line": line[:GARBLED_CHARACTERS]}, phase=phase.slug, durable=False)
+            return
+        reach("phase.heard")
+        outcome.gaps = _gaps(outcome, event)
+        outcome.heard = time.monotonic()
         if isinstance(event, Done):
             outcome.done = event
         elif isinstance(event, Failed):
@@ -254,6 +343,10 @@ class Supervisor:
         )
         self.run.journal.add("usage", usage.model_dump(), phase=phase.slug, durable=False)
         self._tell("usage", usage)
+        for slug, wrong in self._scrub.found():
+            self.run.journal.add("scrubbed", {"slug": slug, "wrong": wrong})
+            if wrong is not None:
+                self._tell("note", Note(text=f"{wrong}; a rollback to it will be refused"))
 
     def _wish(self, outcome: Outcome, meter: Meter) -> Literal["pause", "abort"] | None:
         if self._stop is None:
@@ -263,7 +356,18 @@ class Supervisor:
             self.run.journal.add("telegram", outcome.telegram.model_dump())
             self._tell("telegram", outcome.telegram)
             return "abort"
+        if self._stop is None and (silent := time.monotonic() - outcome.heard) > self._allowed(outcome):
+            outcome.telegram = _stall_telegram(silent, self._allowed(outcome))
+            self.run.journal.add("telegram", outcome.telegram.model_dump())
+            self._tell("telegram", outcome.telegram)
+            return "pause"
         return self._stop
+
+    def _allowed(self, outcome: Outcome) -> float:
+        """Seconds that the worker may say nothing."""
+        if len(outcome.gaps) < LEAST_GAPS:
+            return self._patience.otherwise_seconds
+        return max(self._patience.least_seconds, self._patience.steps * median(outcome.gaps))
 
     def _requested(self) -> Literal["pause", "abort"] | None:
         request = self.run.journal.get("request")
@@ -275,6 +379,8 @@ class Supervisor:
     def _ended(self, phase: Phase, outcome: Outcome) -> ScalerError:
         """Why the worker did not finish, and what happens to the run."""
         failed = outcome.failed
+        if outcome.telegram is not None and outcome.telegram.cause == "stall":
+            return Paused(outcome.telegram.sentence, "run the same command again: it goes on from its last snapshot")
         if outcome.telegram is not None and outcome.telegram.hard:
             self._discard()
             return Stopped(outcome.telegram.sentence, "the phase was undone; change the recipe and run it again")
@@ -290,13 +396,20 @@ class Supervisor:
             return Paused(failed.wrong, failed.cure)
         if outcome.asked_to == "pause":
             return Paused(f"{self.run.id}: paused in {phase.slug}", "run the same command again to go on")
+        if outcome.code == -signal.SIGKILL:
+            return Paused(
+                f"the worker was killed in {phase.slug}, most likely because memory ran out",
+                "close other programs or lower limits.memory, then run the same command again: it goes on",
+            )
         return Paused(
             f"the worker ended without a word in {phase.slug} (exit code {outcome.code})",
             f"see {self.run.folder / 'worker.log'}, then run the same command again: it goes on",
         )
 
     def _discard(self) -> None:
+        reach("discard.begun")
         shutil.rmtree(self.run.staging, ignore_errors=True)
+        reach("discard.staging")
         shutil.rmtree(self.run.scratch, ignore_errors=True)
 
     # -- gates -------------------------------------------------------------------------------------------------------
@@ -309,11 +422,22 @@ class Supervisor:
         committed = self.run.last("committed")
         if any(later is not None and later.seq > row.seq for later in (begun, committed)):
             return None  # the staged folder belongs to a newer attempt
+        if row.data.get("on", self.run.current) != self.run.current or not self._is_as_shown(row):
+            return None
         verdict = Verdict.read(row.data["verdict"], "gate")
         decided = self.run.decision(row.data["gate"])
         if decided is not None and decided.data["action"] == "pause":
             return self._gate(phase, verdict, row.data["evidence"])
         return Gate(row.data["gate"], phase, verdict, row.data["evidence"], row.data["evidence_hash"], self._deadline())
+
+    def _is_as_shown(self, row: Row) -> bool:
+        """Whether what is staged is, byte for byte, what the gate's evidence was measured on."""
+        try:
+            verify(self.run.staging, row.data["evidence"]["manifest"], hashes=True)
+        except (ScalerError, KeyError):
+            self._discard()
+            return False
+        return True
 
     def _open_gate(self, phase: Phase, done: Done) -> Gate:
         index = self.plan.phases.index(phase)
@@ -326,7 +450,9 @@ class Supervisor:
             limits=self.plan.gate,
         )
         measurement = done.measurement.model_dump(mode="python") if done.measurement else None
-        return self._gate(phase, verdict, {**done.evidence, "measurement": measurement})
+        manifest = self.run.seal_staging()  # so an answer is bound to these very bytes
+        reach("gate.sealed")
+        return self._gate(phase, verdict, {**done.evidence, "measurement": measurement, "manifest": manifest})
 
     def _gate(self, phase: Phase, verdict: Verdict, evidence: dict[str, Any]) -> Gate:
         digest = blake3(to_json(evidence).encode()).hexdigest()
@@ -336,6 +462,7 @@ class Supervisor:
             {
                 "gate": gate.id,
                 "phase": phase.slug,
+                "on": self.run.current,
                 "sentence": verdict.sentence,
                 "verdict": verdict.model_dump(mode="python"),
                 "evidence": evidence,
@@ -343,6 +470,7 @@ class Supervisor:
             },
             phase=phase.slug,
         )
+        reach("gate.opened")
         return gate
 
     def _deadline(self) -> float:
@@ -354,6 +482,7 @@ class Supervisor:
             self._discard()
             raise Stopped(gate.verdict.sentence, "; ".join(gate.verdict.reasons) or "the phase was undone")
         answer = self._answer(gate)
+        reach("gate.answered")
         self._tell("decision", answer)
         if answer == "approve":
             self._commit(gate)
@@ -387,9 +516,9 @@ class Supervisor:
             "sentence": gate.verdict.sentence,
             "stage": gate.phase.stage,
             "measurement": gate.evidence.get("measurement"),
-            "evidence": {key: value for key, value in gate.evidence.items() if key != "measurement"},
+            "evidence": {key: value for key, value in gate.evidence.items() if key not in ("measurement", "manifest")},
         }
-        self.run.commit(gate.phase.slug, data)
+        self.run.commit(gate.phase.slug, data, manifest=gate.evidence["manifest"])
         self._tell("committed", gate.phase)
 
 
@@ -416,6 +545,24 @@ def _next(lines: queue.Queue[str | None]) -> str | None:
         return lines.get(timeout=POLL_SECONDS)
     except queue.Empty:
         return ""
+
+
+def _status(error: ScalerError) -> str:
+    if isinstance(error, Waiting):
+        return "paused"
+    return "stopped" if isinstance(error, Stopped) else "failed"
+
+
+def _gaps(outcome: Outcome, event: WorkerEvent) -> list[float]:
+    """The last gaps between events of a training; an event of another kind ends it."""
+    if isinstance(event, (Step, Evaluated)):
+        return [*outcome.gaps, time.monotonic() - outcome.heard][-MOST_GAPS:]
+    return outcome.gaps if isinstance(event, (Progress, Telegram)) else []
+
+
+def _stall_telegram(silent: float, limit: float) -> Telegram:
+    words = f"The worker has said nothing for {silent:.0f} s; the limit is {limit:.0f} s."
+    return Telegram(cause="stall", step=0, value=silent, limit=limit, sentence=words)
 
 
 def _memory_telegram(used: int, limit: int) -> Telegram:

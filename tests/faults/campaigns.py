@@ -1,0 +1,667 @@
+"""Campaigns of faults. Each makes its trials and counts how many lost something; tests and the report run the same."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import random
+import shutil
+import signal
+import struct
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import trial
+from trial import Ended, Fault, begin, check_finished, conduct, expected, finish
+
+from scaler_wizard.run import Run
+
+
+@dataclass
+class Result:
+    """What a campaign found."""
+
+    name: str
+    trials: int = 0
+    lost: list[str] = field(default_factory=list)
+    """One line for each trial after which something did not hold."""
+    seconds: list[float] = field(default_factory=list)
+    """Of what the fault's figure is about: resuming, refusing, rolling back."""
+
+    @property
+    def worst(self) -> float:
+        """The longest of the seconds."""
+        return max(self.seconds, default=0.0)
+
+    def percentile(self, share: float) -> float:
+        """Seconds that this share of the trials stayed below."""
+        return sorted(self.seconds)[min(len(self.seconds) - 1, int(share * len(self.seconds)))]
+
+    @contextmanager
+    def trial(self, what: str) -> Iterator[None]:
+        """Count one trial, and a loss where something does not hold."""
+        self.trials += 1
+        try:
+            yield
+        except AssertionError as error:
+            self.lost.append(f"{what}: {error!s:.300}")
+
+
+# -- R1: kill -9 -------------------------------------------------------------------------------------------------------
+
+
+def points(place: Path) -> list[str]:
+    """Every failpoint that an ordinary run reaches, in order of first appearance."""
+    trace = place / "trace"
+    ended = conduct(begin(place / "traced"), Fault(f"*=trace:{trace}"))
+    assert ended.code == 0, ended.said
+    return list(dict.fromkeys(trace.read_text(encoding="utf-8").split()))
+
+
+def kill_at_points(place: Path, *, times: int = 1, before: Callable[[], None] | None = None) -> Result:
+    """Kill at every point, its first time in one run and a later time in the next."""
+    result, like = Result("kill at every point"), expected(place / "reference")
+    for round_ in range(times):
+        folder, told = begin(place / f"points-{round_}"), _none()
+        for point in points(place / f"points-{round_}"):
+            with result.trial(point):
+                ended = conduct(folder, Fault(f"{point}=kill@{1 + round_}", before=before))
+                told += ended.acknowledged
+                assert ended.code in (-signal.SIGKILL, 0), ended.said
+                if ended.code == 0:  # the point did not come up so often any more
+                    check_finished(folder, told, like)
+                    folder, told = begin(place / f"points-{round_}-{point}"), _none()
+        with result.trial("finish"):
+            result.seconds.append(finish(folder, told, like).seconds)
+    return result
+
+
+def _none() -> list[str]:
+    return []
+
+
+def kill_at_random(
+    place: Path, *, count: int, seed: int, by_clock: bool = False, before: Callable[[], None] | None = None
+) -> Result:
+    """Kill again and again, at the n-th point or after some milliseconds, until the run is done; then another run."""
+    chance, like = random.Random(seed), expected(place / "reference")
+    result = Result("kill at random moments" if by_clock else "kill at random points")
+    runs = 0
+    while result.trials < count:
+        folder, told = begin(place / f"random-{seed}-{runs}"), _none()
+        runs += 1
+        for _ in range(40):
+            if by_clock:
+                fault = Fault(after_seconds=chance.uniform(0.0, 0.4), before=before)
+            else:
+                fault = Fault(f"*=kill@{chance.randint(1, 120)}", before=before)
+            ended = conduct(folder, fault)
+            told += ended.acknowledged
+            if ended.code == 0:
+                break
+            with result.trial(f"run {runs}"):
+                assert ended.code == -signal.SIGKILL, ended.said
+        with result.trial(f"run {runs}"):
+            result.seconds.append(finish(folder, told, like).seconds)
+    return result
+
+
+def kill_workers(place: Path, *, count: int, seed: int) -> Result:
+    """Kill only the worker; the supervisor pauses the run and says why, and the run goes on."""
+    chance, like, result = random.Random(seed), expected(place / "reference"), Result("kill the worker")
+    while result.trials < count:
+        folder, told = begin(place / f"workers-{result.trials}"), _none()
+        with result.trial(str(result.trials)):
+            ended = _while_running(folder, lambda child: _kill_child(child, chance.uniform(0.05, 0.5)))
+            told += ended.acknowledged
+            assert ended.code in (0, 3), ended.said
+            assert ended.code == 0 or "killed" in ended.said, ended.said
+            finish(folder, told, like)
+    return result
+
+
+def _while_running(folder: Path, do: Callable[[int], None]) -> Ended:
+    """Conduct in a child and do something to it meanwhile."""
+    holder = os.fork()
+    if holder == 0:
+        os.setpgid(0, 0)
+        ended = conduct(folder)
+        (folder.parent / f"{folder.name}.ended").write_text(f"{ended.code}\n{ended.said}", encoding="utf-8")
+        os._exit(0)
+    do(holder)
+    os.waitpid(holder, 0)
+    code, _, said = (folder.parent / f"{folder.name}.ended").read_text(encoding="utf-8").partition("\n")
+    told = (folder.parent / f"{folder.name}.acknowledged").read_text(encoding="utf-8").splitlines()
+    return Ended(int(code), 0.0, said, told)
+
+
+def _kill_child(holder: int, after: float) -> None:
+    """Kill the worker: the child of the supervisor, which is the child of `holder`."""
+    time.sleep(after)
+    for supervisor in _children(holder):
+        for worker in _children(supervisor):
+            with suppress(ProcessLookupError):
+                os.kill(worker, signal.SIGKILL)
+
+
+def _children(pid: int) -> list[int]:
+    try:
+        return [int(word) for word in Path(f"/proc/{pid}/task/{pid}/children").read_text(encoding="ascii").split()]
+    except FileNotFoundError:
+        return []
+
+
+# -- R2: power cuts ----------------------------------------------------------------------------------------------------
+
+SHUTDOWN = 0x8004587D  # _IOR('X', 125, __u32): EXT4_IOC_SHUTDOWN and XFS_IOC_GOINGDOWN
+NO_LOG_FLUSH = 2
+LOOP_BYTES = {"ext4": 96 * 2**20, "xfs": 320 * 2**20}
+
+
+def can_cut_power(system: str) -> str | None:
+    """Why power cannot be cut here; None where it can."""
+    if os.geteuid() != 0:
+        return "needs root"
+    if shutil.which(f"mkfs.{system}") is None:
+        return f"needs mkfs.{system}"
+    with tempfile.TemporaryDirectory() as scratch:
+        try:
+            with _mounted(Path(scratch), system):
+                return None
+        except (OSError, subprocess.SubprocessError) as error:
+            return f"no loop mount ({type(error).__name__})"
+
+
+@contextmanager
+def _mounted(scratch: Path, system: str) -> Iterator[Path]:
+    """A fresh file system in a file."""
+    image, mount = scratch / "image", scratch / "mount"
+    with image.open("wb") as file:
+        file.truncate(LOOP_BYTES[system])
+    mount.mkdir(exist_ok=True)
+    subprocess.run([f"mkfs.{system}", "-q", str(image)], check=True, capture_output=True)
+    _mount(image, mount)
+    try:
+        yield mount
+    finally:
+        _unmount(mount)
+
+
+def _mount(image: Path, mount: Path) -> None:
+    subprocess.run(["mount", "-o", "loop", str(image), str(mount)], check=True, capture_output=True)
+
+
+def _unmount(mount: Path) -> None:
+    for _ in range(100):
+        if subprocess.run(["umount", str(mount)], check=False, capture_output=True).returncode == 0:
+            return
+        time.sleep(0.05)
+    raise AssertionError(f"{mount} is still in use")
+
+
+def cut_power(place: Path, *, system: str, count: int, seed: int, before: Callable[[], None] | None = None) -> Result:
+    """Run on a file system of its own, cut its power at a random moment, mount it again, go on."""
+    chance, result = random.Random(seed), Result(f"power cut, {system}")
+    like = expected(place / "reference")
+    for number in range(count):
+        with (
+            tempfile.TemporaryDirectory(dir=place) as scratch,
+            _mounted(Path(scratch), system) as mount,
+            result.trial(f"cut {number}"),
+        ):
+            told = _cut_once(Path(scratch), mount, chance, before)
+            folders = list((mount / "runs").glob("trial-*"))
+            assert folders, "the run is gone"
+            result.seconds.append(finish(folders[0], told, like).seconds)
+    return result
+
+
+def _cut_once(scratch: Path, mount: Path, chance: random.Random, before: Callable[[], None] | None) -> list[str]:
+    """Acknowledged facts up to the cut; they are noted on another disk."""
+    notes = scratch / "acknowledged"
+    folder = begin(mount)
+    os.sync() if before is None else _sync_only(mount)
+    handle = os.open(mount, os.O_RDONLY)
+    wait = chance.uniform(0.3, 1.2)
+    child = os.fork()
+    if child == 0:
+        time.sleep(wait)
+        fcntl.ioctl(handle, SHUTDOWN, struct.pack("I", NO_LOG_FLUSH))
+        os._exit(0)
+    ended = conduct(folder, Fault(before=before), acknowledgements=notes)
+    os.waitpid(child, 0)
+    os.close(handle)
+    _unmount(mount)
+    _mount(scratch / "image", mount)
+    return ended.acknowledged
+
+
+def _sync_only(mount: Path) -> None:
+    subprocess.run(["sync", "-f", str(mount)], check=True)
+
+
+def without_flushing() -> None:
+    """The mutant: nothing is ever flushed."""
+    from scaler_wizard import journal
+
+    os.fsync = lambda _: None  # type: ignore[assignment]
+    journal.DURABLE = journal.BATCHED = "OFF"
+
+
+# -- R3: full disks ----------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def _small_disk(place: Path, size: int) -> Iterator[Path]:
+    place.mkdir(parents=True, exist_ok=True)
+    subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(place)], check=True)
+    try:
+        yield place
+    finally:
+        _unmount(place)
+
+
+def fill_disk(place: Path, *, sizes: list[int]) -> Result:
+    """A run on a disk of each size; where it does not fit it pauses, and goes on when the disk has grown."""
+    result, like = Result("full disk"), expected(place / "reference")
+    for size in sizes:
+        with _small_disk(place / "small", size) as disk, result.trial(f"{size} bytes"):
+            notes = place / f"full-{size}"
+            try:
+                folder = begin(disk)
+            except Exception as error:  # noqa: BLE001 - sqlite3, OSError: a run that could not begin left nothing
+                assert trial.is_full(error), repr(error)
+                assert not list((disk / "runs").glob("trial-*"))
+                continue
+            ended = conduct(folder, acknowledgements=notes)
+            assert ended.code in (0, 3), ended.said
+            assert ended.code == 0 or "bytes" in ended.said or "disk is full" in ended.said, ended.said
+            subprocess.run(["mount", "-o", "remount,size=64m", str(disk)], check=True)
+            result.seconds.append(finish(folder, ended.acknowledged, like).seconds)
+    return result
+
+
+def refuse_writes(place: Path, *, points: list[str]) -> Result:
+    """No space at every point; the run pauses, or had written all it must, and goes on."""
+    result, like = Result("no space at every point"), expected(place / "reference")
+    for point in points:
+        folder = begin(place / f"space-{point}")
+        with result.trial(point):
+            ended = conduct(folder, Fault(f"{point}=full@1"))
+            assert ended.code in (0, 3), ended.said
+            assert ended.code == 0 or "disk is full" in ended.said, ended.said
+            result.seconds.append(finish(folder, ended.acknowledged, like).seconds)
+    return result
+
+
+# -- R4: corrupt bytes -------------------------------------------------------------------------------------------------
+
+KINDS = (
+    "run.db",
+    "plan.yaml",
+    "contract.yaml",
+    "current",
+    "run.json",
+    "flight_log.jsonl",
+    "checkpoints/*/manifest.json",
+    "checkpoints/*/model.safetensors",
+    "checkpoints/*/config.json",
+)
+
+
+def damage(place: Path, *, count: int, seed: int, before: Callable[[], None] | None = None) -> Result:
+    """Flip a bit of a file of a half-done run, or cut the file; resume; the end must be as if nothing had happened."""
+    chance, result = random.Random(seed), Result("flipped bits and cut files")
+    like, stopped = expected(place / "reference"), _half_done(place / "half")
+    for number in range(count):
+        folder = _copy(stopped, place / f"damaged-{number}")
+        kind = KINDS[number % len(KINDS)]
+        file = chance.choice(sorted(folder.glob(kind)))
+        what = _harm(file, chance)
+        with result.trial(f"{file.relative_to(folder)}: {what}"):
+            result.seconds.append(_finish_damaged(folder, like, before))
+        shutil.rmtree(folder)
+    return result
+
+
+def _half_done(place: Path) -> Path:
+    """A run that was killed when its fourth phase had begun."""
+    folder = begin(place)
+    ended = conduct(folder, Fault("phase.started=kill@4"))
+    assert ended.code == -signal.SIGKILL, ended.said
+    return folder
+
+
+def _copy(folder: Path, place: Path) -> Path:
+    """The run folder again, with links kept between its checkpoints."""
+    subprocess.run(["cp", "-a", str(folder), str(place)], check=True)
+    return place
+
+
+def _harm(file: Path, chance: random.Random) -> str:
+    raw = bytearray(file.read_bytes())
+    if chance.random() < 0.25:
+        at = chance.randrange(len(raw))
+        os.truncate(file, at)
+        return f"cut at {at}"
+    at = chance.randrange(len(raw))
+    raw[at] ^= 1 << chance.randrange(8)
+    file.write_bytes(raw)  # the same inode: every checkpoint that shares the file is harmed
+    return f"bit flipped at {at}"
+
+
+def _finish_damaged(folder: Path, like: dict[str, dict[str, str]], before: Callable[[], None] | None) -> float:
+    ended = conduct(folder, Fault(before=before))
+    assert ended.code == 0, ended.said
+    check_sound(folder, like)
+    return ended.seconds
+
+
+def check_sound(folder: Path, like: dict[str, dict[str, str]]) -> None:
+    """The current model is the one that it should be; an older one that has rotted does not pass for a whole one."""
+    run = Run(folder)
+    try:
+        run.journal.verify()
+        assert run.current == max(like)
+        assert trial.contents(folder)[run.current] == like[run.current]
+        trial.verify(run.checkpoints / run.current, run.manifest(run.current), hashes=True)
+        for slug, files in trial.contents(folder).items():
+            if files != like[slug]:
+                assert not _passes(run, slug), f"{slug} is not what it should be and nobody noticed"
+    except trial.ScalerError as error:
+        raise AssertionError(str(error)) from None
+    finally:
+        run.journal.close()
+
+
+def _passes(run: Run, slug: str) -> bool:
+    try:
+        trial.verify(run.checkpoints / slug, run.manifest(slug), hashes=True)
+    except trial.ScalerError:
+        return False
+    return True
+
+
+# -- R5: two processes -------------------------------------------------------------------------------------------------
+
+
+def race_writers(place: Path, *, count: int) -> Result:
+    """Two processes want the same run at the same moment; exactly one gets it."""
+    from scaler_wizard.errors import ScalerError
+    from scaler_wizard.run import locked
+
+    folder, result = begin(place / "race"), Result("two processes on one run")
+
+    def want(gate: int, answer: int, hold: int) -> None:
+        signal.alarm(30)
+        run = Run(folder)
+        os.read(gate, 1)
+        begun = time.monotonic()
+        try:
+            with locked(run):
+                os.write(answer, b"w")
+                os.read(hold, 1)
+        except ScalerError as error:
+            named = b"n" if "process" in error.wrong else b"?"
+            os.write(answer, named if time.monotonic() - begun < 1.0 else b"s")
+        os._exit(0)
+
+    for number in range(count):
+        pipes = [os.pipe() for _ in range(3)]
+        (gate_read, gate), (answer, answer_write), (hold_read, hold) = pipes
+        children = []
+        for _ in range(2):
+            child = os.fork()
+            if child == 0:
+                want(gate_read, answer_write, hold_read)
+            children.append(child)
+        os.write(gate, b"gg")
+        said = os.read(answer, 1) + os.read(answer, 1)
+        os.write(hold, b"hh")
+        for child in children:
+            os.waitpid(child, 0)
+        for end in (end for pipe in pipes for end in pipe):
+            os.close(end)
+        with result.trial(str(number)):
+            assert sorted(said) == sorted(b"wn"), said
+    return result
+
+
+def takeover(place: Path, *, count: int) -> Result:
+    """The holder of a run is killed; how long until another process has the run."""
+    from scaler_wizard.errors import ScalerError
+    from scaler_wizard.run import locked
+
+    result = Result("takeover after a kill")
+    folder = begin(place / "takeover")
+    for number in range(count):
+        ready_read, ready = os.pipe()
+        child = os.fork()
+        if child == 0:
+            with locked(Run(folder)):
+                os.write(ready, b"r")
+                time.sleep(60)
+        os.read(ready_read, 1)
+        os.kill(child, signal.SIGKILL)
+        begun = time.monotonic()
+        with result.trial(str(number)):
+            while time.monotonic() - begun < 5:
+                try:
+                    with locked(Run(folder)):
+                        break
+                except ScalerError:
+                    time.sleep(0.005)
+            result.seconds.append(time.monotonic() - begun)
+            assert result.seconds[-1] < 2.0
+        os.waitpid(child, 0)
+        os.close(ready_read)
+        os.close(ready)
+    return result
+
+
+def steal_the_lease(place: Path, *, before: Callable[[], None] | None = None) -> Result:
+    """A file system without locks: a second writer takes the run over; the first one's next word is refused."""
+    from scaler_wizard.journal import Fenced
+
+    result = Result("an older writer is refused")
+    if before is not None:
+        before()
+    folder = begin(place / "lease")
+    first, second = Run(folder), Run(folder)
+    first.journal.lease()
+    first.journal.add("note", {"text": "first"})
+    second.journal.lease()
+    with result.trial("lease"):
+        try:
+            first.journal.add("note", {"text": "too late"})
+        except Fenced:
+            pass
+        else:
+            raise AssertionError("the older writer was not refused")
+        second.journal.add("note", {"text": "second"})
+        assert [row.data["text"] for row in second.journal.events(kinds=("note",))] == ["first", "second"]
+    return result
+
+
+# -- R6: out of memory -------------------------------------------------------------------------------------------------
+
+MEMORY_GROUPS = Path("/sys/fs/cgroup/memory")
+GREEDY = "held = []\nwhile True: held.append(b'x' * 2**27)\n"
+
+
+def can_limit_memory() -> str | None:
+    """Why memory cannot be limited here; None where it can."""
+    if os.geteuid() != 0 or not (MEMORY_GROUPS / "memory.limit_in_bytes").exists():
+        return "needs root and memory control groups (version 1)"
+    return None
+
+
+def run_out_of_memory(place: Path, *, count: int) -> Result:
+    """The worker eats all memory of a control group: it goes first, the supervisor lives, the run pauses."""
+    result, like = Result("out of memory"), expected(place / "reference")
+    greedy = place / "greedy.py"
+    greedy.write_text(GREEDY, encoding="utf-8")
+    group = MEMORY_GROUPS / f"scaler-test-{os.getpid()}"
+    group.mkdir()
+    (group / "memory.limit_in_bytes").write_text(str(512 * 2**20), encoding="ascii")
+    try:
+        for number in range(count):
+            folder = begin(place / f"memory-{number}")
+            with result.trial(str(number)):
+                command = (trial.sys.executable, "-S", "-E", str(greedy))
+                ended = conduct(folder, Fault(before=lambda: _join(group), command=command))
+                assert ended.code in (2, 3), ended.said  # the breaker may see it before the kernel does
+                assert "emory" in ended.said
+                assert Run(folder).status == ("paused" if ended.code == 3 else "stopped")
+                result.seconds.append(finish(folder, ended.acknowledged, like).seconds)
+    finally:
+        for _ in range(50):
+            with suppress(OSError):
+                group.rmdir()
+                break
+            time.sleep(0.1)
+    return result
+
+
+def _join(group: Path) -> None:
+    (group / "cgroup.procs").write_text(str(os.getpid()), encoding="ascii")
+
+
+# -- R8: rollback ------------------------------------------------------------------------------------------------------
+
+
+def roll_back(place: Path, *, size: int, count: int) -> Result:
+    """From the call to the verified pointer, over checkpoints of `size` bytes each; holes are as large as bytes here.
+
+    A rollback reads names, sizes and the manifest, never weights; those are read before the next step is made.
+    """
+    result = Result(f"rollback at {size / 2**30:.1f} GB")
+    folder = _large_run(place / f"large-{size}", size)
+    run = Run(folder)
+    for number in range(count):
+        free = shutil.disk_usage(folder).free
+        with result.trial(str(number)):
+            begun = time.perf_counter()
+            run.rollback("000-first", who="tester")
+            result.seconds.append(time.perf_counter() - begun)
+            assert run.current == "000-first"
+            begun = time.perf_counter()
+            run.undo(who="tester")
+            result.seconds.append(time.perf_counter() - begun)
+            assert run.current == "001-second"
+            assert free - shutil.disk_usage(folder).free < 2**20 or size > 2**28, "a rollback copied something"
+    run.journal.close()
+    return result
+
+
+def _large_run(place: Path, size: int) -> Path:
+    """A run with two checkpoints of real bytes."""
+    folder = begin(place)
+    run = Run(folder)
+    piece = random.Random(size).randbytes(2**20)
+    for number, name in enumerate(("000-first", "001-second")):
+        run.staging.mkdir(exist_ok=True)
+        for shard in range(4):
+            with (run.staging / f"model-{shard}.safetensors").open("wb") as file:
+                file.write(bytes([number]))
+                for _ in range(size // 4 // len(piece)):
+                    file.write(piece)
+        run.commit(name, {"gate": "", "sentence": "", "stage": "P0", "measurement": None, "evidence": {}})
+    run.journal.close()
+    return folder
+
+
+# -- R12: clocks -------------------------------------------------------------------------------------------------------
+
+
+def jump_clocks(place: Path, *, count: int, seed: int) -> Result:
+    """The clock of the wall jumps by up to a year at every look at it; order and the gate's time do not care."""
+    chance, like, result = random.Random(seed), expected(place / "reference"), Result("clock jumps")
+    for number in range(count):
+        folder = begin(place / f"clock-{number}")
+        with result.trial(str(number)):
+            ended = conduct(folder, Fault(before=lambda: _wild_clock(chance.random())))
+            assert ended.code == 0, ended.said
+            check_finished(folder, ended.acknowledged, like)
+            rows = Run(folder).journal.events()
+            assert [row.seq for row in rows] == list(range(1, len(rows) + 1))
+            times = [row.time for row in rows]
+            assert times != sorted(times), "the clock did not jump"
+    return result
+
+
+def _wild_clock(seed: float) -> None:
+    chance, real = random.Random(seed), time.time
+    time.time = lambda: real() + chance.uniform(-3.2e7, 3.2e7)  # type: ignore[assignment]
+
+
+def gate_window(place: Path, *, seconds: float, count: int) -> Result:
+    """A gate that nobody answers pauses the run after its window, however the clock of the wall jumps."""
+    result = Result("an unanswered gate pauses in time")
+    for number in range(count):
+        folder = begin(place / f"gate-{number}")
+        with result.trial(str(number)):
+            begun = time.monotonic()
+            ended = conduct(folder, Fault(answer="", window=seconds, before=lambda: _wild_clock(1.0)))
+            late = time.monotonic() - begun - seconds
+            result.seconds.append(late)
+            assert ended.code == 3, ended.said
+            assert 0 <= late < 2.0, late
+            assert Run(folder).status == "paused"
+    return result
+
+
+# -- R13: decisions ----------------------------------------------------------------------------------------------------
+
+
+def decide_at_once(place: Path, *, count: int, seed: int) -> Result:
+    """Several people answer one gate at the same moment, some twice, some on stale evidence: one answer counts."""
+    from scaler_wizard.errors import ScalerError
+
+    chance, result = random.Random(seed), Result("duplicate, late and stale decisions")
+    folder = begin(place / "decisions")
+    run = Run(folder)
+    for number in range(count):
+        gate, evidence = f"gate{number}", f"hash{number}"
+        run.journal.add("gate", {"gate": gate, "evidence_hash": evidence, "phase": "000-baseline", "on": None})
+        answers = [chance.choice(("approve", "abort", "pause")) for _ in range(3)]
+        stale = chance.random() < 0.5
+        children = [_answer(folder, gate, evidence, answer) for answer in answers]
+        if stale:
+            children.append(_answer(folder, gate, "hash of something else", "approve"))
+            children.append(_answer(folder, f"gate{number - 1}", f"hash{number - 1}", "approve"))
+        codes = [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
+        with result.trial(str(number)):
+            assert codes[:3].count(0) == 1, codes
+            assert not stale or codes[3:] == [2, 2], codes
+            rows = [row for row in run.journal.events(kinds=("decision",)) if row.data["gate"] == gate]
+            assert len(rows) == 1
+            assert rows[0].data["action"] == answers[codes.index(0)]
+            assert rows[0].data["evidence_hash"] == evidence
+            try:
+                assert not run.decide(gate, evidence, "approve", who="late", how="test")
+            except ScalerError as error:
+                raise AssertionError(str(error)) from None
+    run.journal.close()
+    return result
+
+
+def _answer(folder: Path, gate: str, evidence: str, action: str) -> int:
+    """A process that answers: exit code 0 where its answer counts, 1 where another did, 2 where it is refused."""
+    from scaler_wizard.errors import ScalerError
+
+    child = os.fork()
+    if child:
+        return child
+    code = 99
+    try:
+        code = 0 if Run(folder).decide(gate, evidence, action, who="tester", how="test") else 1
+    except ScalerError:
+        code = 2
+    finally:
+        os._exit(code)

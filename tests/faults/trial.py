@@ -1,0 +1,220 @@
+"""One trial: conduct a run in a child process that a fault may end, then look at what is left."""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import signal
+import sys
+import time
+import traceback
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from scaler_wizard import failpoints, flight_log
+from scaler_wizard.architecture import read_architecture
+from scaler_wizard.contract import Contract, sign
+from scaler_wizard.errors import ScalerError
+from scaler_wizard.files import read_manifest, verify
+from scaler_wizard.hardware import detect
+from scaler_wizard.models import resolve
+from scaler_wizard.phases import Plan
+from scaler_wizard.plan import make_plan, to_yaml
+from scaler_wizard.recipe import Recipe, load_yaml
+from scaler_wizard.room import is_full as is_full
+from scaler_wizard.run import Run, create
+from scaler_wizard.supervisor import Patience, Supervisor
+
+WORKER = (sys.executable, "-S", "-E", str(Path(__file__).with_name("tiny_worker.py")))
+RESUME_SECONDS = 5.0
+NOW = datetime(2026, 1, 2, tzinfo=UTC)
+
+
+@cache
+def plan() -> Plan:
+    """A real plan of all five kinds of phases, on a base of a few bytes; none of it says what anything weighs."""
+    source = resolve("embedded")
+    recipe = Recipe.read({"model": "embedded", "parameters": "1.3x", "context": "256"}, "trial")
+    made = make_plan(recipe, source, read_architecture(source.folder), detect(Path("/tmp")))
+    phases = tuple(
+        p.model_copy(update={"estimate": p.estimate.model_copy(update={"disk_bytes": 100_000})}) for p in made.phases
+    )
+    return made.model_copy(update={"phases": phases})
+
+
+def begin(place: Path) -> Path:
+    """A new run, with a base of its own beside it; its folder."""
+    base = place / "base"
+    base.mkdir(parents=True, exist_ok=True)
+    for name, data in (("model.safetensors", b"base" * 5_000), ("config.json", b"{}"), ("tokenizer.json", b"{}")):
+        (base / name).write_bytes(data)
+    mine = plan().model_copy(update={"base": plan().base.model_copy(update={"folder": base})})
+    signed = sign(Contract(), "Tester", now=NOW)
+    run = create(place / "runs", to_yaml(mine), signed, name="trial", identity="trial", now=NOW)
+    run.journal.close()
+    return run.folder
+
+
+@dataclass
+class Ended:
+    """How a child ended."""
+
+    code: int
+    """Exit code; negative: the signal."""
+    seconds: float
+    said: str
+    """What it wrote when it failed."""
+    acknowledged: list[str] = field(default_factory=list)
+    """Facts that a person was told, in order."""
+
+
+@dataclass(frozen=True)
+class Fault:
+    """What happens to the child."""
+
+    failpoints: str = ""
+    after_seconds: float | None = None
+    """Killed by the clock."""
+    before: Callable[[], None] | None = None
+    """Done in the child before it begins: a mutant, a limit."""
+    answer: str = "approve"
+    window: float | None = None
+    """Seconds that a gate waits, where the contract's least is too long for a test."""
+    patience: Patience = field(default_factory=Patience)
+    command: tuple[str, ...] = WORKER
+
+
+def conduct(folder: Path, fault: Fault = Fault(), *, acknowledgements: Path | None = None) -> Ended:
+    """Conduct the run in a child until it ends or the fault ends it."""
+    notes = acknowledgements or folder.parent / f"{folder.name}.acknowledged"
+    heard, errors = notes, notes.with_suffix(".errors")
+    before = heard.read_text(encoding="utf-8").count("\n") if heard.exists() else 0
+    begun = time.monotonic()
+    child = os.fork()
+    if child == 0:
+        _in_child(folder, fault, heard, errors)
+    if fault.after_seconds is not None:
+        time.sleep(fault.after_seconds)
+        with suppress(ProcessLookupError):
+            os.kill(child, signal.SIGKILL)
+    _, status = os.waitpid(child, 0)
+    told = heard.read_text(encoding="utf-8").splitlines() if heard.exists() else []
+    said = errors.read_text(encoding="utf-8") if errors.exists() else ""
+    errors.unlink(missing_ok=True)
+    return Ended(os.waitstatus_to_exitcode(status), time.monotonic() - begun, said, told[before:])
+
+
+def _in_child(folder: Path, fault: Fault, heard: Path, errors: Path) -> None:
+    code = 99
+    try:
+        signal.signal(signal.SIGALRM, signal.SIG_DFL)
+        signal.alarm(120)
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+        failpoints.arm(fault.failpoints)
+        if fault.before is not None:
+            fault.before()
+        code = _carry_out(folder, fault, heard)
+    except ScalerError as error:
+        code = error.exit_code
+        errors.write_text(str(error), encoding="utf-8")
+    except BaseException:  # noqa: BLE001 - the parent reports it
+        errors.write_text(traceback.format_exc(), encoding="utf-8")
+    finally:
+        os._exit(code)
+
+
+def _carry_out(folder: Path, fault: Fault, heard: Path) -> int:
+    from scaler_wizard.recovery import mend, open_sound
+    from scaler_wizard.room import told_when_full
+    from scaler_wizard.run import locked
+
+    acknowledge = os.open(heard, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+
+    gate = [""]
+
+    def tell(kind: str, event: Any) -> None:
+        """A fact is acknowledged with its gate's id, so that doing it again later is not taken for remembering it."""
+        if kind == "gate":
+            gate[0] = event.id
+        words = {"committed": gate[0], "decision": gate[0], "note": getattr(event, "text", "")}.get(kind, "")
+        os.write(acknowledge, f"{kind} {words}\n".encode())
+
+    run = open_sound(folder)
+    with told_when_full(folder), locked(run):
+        for words in mend(run):
+            tell("note", type("Note", (), {"text": words}))
+    made = Plan.read(load_yaml(folder / "plan.yaml"), "plan.yaml")
+    supervisor = Supervisor(
+        run,
+        made,
+        approver=lambda gate: (fault.answer, "tester", "test") if fault.answer else None,  # type: ignore[arg-type, return-value]
+        tell=tell,
+        command=fault.command,
+        patience=fault.patience,
+    )
+    if fault.window is not None:
+        supervisor.contract = supervisor.contract.model_copy(update={"response_window_sec": fault.window})
+    supervisor.conduct()
+    return 0
+
+
+# -- what must hold ----------------------------------------------------------------------------------------------------
+
+
+def contents(folder: Path) -> dict[str, dict[str, str]]:
+    """Hash of every file of every checkpoint."""
+    return {
+        place.name: {name: entry["blake3"] for name, entry in read_manifest(place).items()}
+        for place in sorted((folder / "checkpoints").iterdir())
+    }
+
+
+@cache
+def expected(place: Path) -> dict[str, dict[str, str]]:
+    """What an uninterrupted run makes."""
+    folder = begin(place)
+    ended = conduct(folder)
+    assert ended.code == 0, ended.said
+    return contents(folder)
+
+
+def check_finished(folder: Path, acknowledged: list[str], like: dict[str, dict[str, str]]) -> None:
+    """Nothing that a person was told is lost, everything is whole, and equal to an uninterrupted run."""
+    run = Run(folder)
+    try:
+        rows, _ = run.journal.verify()
+        assert rows > 0
+        committed = {row.data["slug"]: row for row in run.committed()}
+        known = {
+            kind: {row.data["gate"] for row in run.journal.events(kinds=(kind,))} for kind in ("committed", "decision")
+        }
+        for fact in acknowledged:
+            kind, _, gate = fact.partition(" ")
+            assert kind not in known or gate in known[kind], f"{fact} was acknowledged and is lost"
+        for slug, row in committed.items():
+            verify(run.checkpoints / slug, row.data["manifest"], hashes=True)
+        assert run.status == "completed"
+        assert contents(folder) == like
+        assert run.current == max(committed)
+        assert json.loads((folder / "run.json").read_text(encoding="utf-8"))["status"] == "completed"
+        assert flight_log.first_fault(folder / flight_log.NAME) is None
+        assert flight_log.claimed(folder / flight_log.NAME) == rows
+        left = [path.name for path in folder.rglob("*") if path.name.endswith((".new", ".link"))]
+        assert left == []
+    finally:
+        run.journal.close()
+
+
+def finish(folder: Path, acknowledged: list[str], like: dict[str, dict[str, str]]) -> Ended:
+    """Resume without a fault: to the end, in time, without a hand; then everything must hold."""
+    ended = conduct(folder)
+    assert ended.code == 0, ended.said
+    assert ended.seconds < RESUME_SECONDS, f"resuming took {ended.seconds:.1f} s"
+    check_finished(folder, [*acknowledged, *ended.acknowledged], like)
+    return ended
