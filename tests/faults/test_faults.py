@@ -31,8 +31,8 @@ def test_a_run_survives_a_kill_at_every_point(place: Path) -> None:
 
 
 def test_a_run_survives_kills_at_random(place: Path) -> None:
-    nothing_lost(campaigns.kill_at_random(place, count=30, seed=1), at_least=30)
-    nothing_lost(campaigns.kill_at_random(place, count=10, seed=2, by_clock=True), at_least=10)
+    nothing_lost(campaigns.kill_at_random(place, count=20, seed=1), at_least=20)
+    nothing_lost(campaigns.kill_at_random(place, count=6, seed=2, by_clock=True), at_least=6)
 
 
 @FULL
@@ -44,7 +44,7 @@ def test_a_run_survives_a_thousand_kills(place: Path) -> None:
 
 
 def test_a_killed_worker_pauses_the_run_and_the_run_goes_on(place: Path) -> None:
-    nothing_lost(campaigns.kill_workers(place, count=2, seed=1), at_least=2)
+    nothing_lost(campaigns.kill_workers(place, count=1, seed=1), at_least=1)
 
 
 @FULL
@@ -57,9 +57,7 @@ def test_a_run_survives_a_power_cut(place: Path, system: str) -> None:
 
 
 def test_a_full_disk_pauses_the_run_and_says_how_many_bytes_are_needed(place: Path) -> None:
-    nothing_lost(
-        campaigns.refuse_writes(place, points=["write.opened", "gate.opened", "journal.before-commit"]), at_least=3
-    )
+    nothing_lost(campaigns.refuse_writes(place, points=["gate.opened", "journal.before-commit"]), at_least=2)
     if os.geteuid() == 0:
         nothing_lost(campaigns.fill_disk(place, sizes=[300_000, 900_000]), at_least=2)
 
