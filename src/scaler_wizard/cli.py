@@ -210,8 +210,17 @@ def list_all(runs: Runs = RUNS, as_json: Json = False) -> None:
 
 
 @app.command()
-def log(run: RunId = "latest", after: int = 0, runs: Runs = RUNS, as_json: Json = False) -> None:
+def log(
+    run: RunId = "latest",
+    after: int = 0,
+    verify: Annotated[bool, typer.Option("--verify", help="Check the chain of hashes instead.")] = False,
+    runs: Runs = RUNS,
+    as_json: Json = False,
+) -> None:
     """What happened in a run, event by event."""
+    if verify:
+        _verify_log(_open(runs, run))
+        return
     from scaler_wizard.view import log_line
 
     for row in _open(runs, run).journal.events(after):
@@ -256,14 +265,21 @@ def rollback(
     to: Annotated[
         str | None, typer.Option("--to", help="Phase number or checkpoint name; one back if left out.")
     ] = None,
+    preview: Annotated[bool, typer.Option("--preview", help="Only say what would return and what be left.")] = False,
     runs: Runs = RUNS,
+    as_json: Json = False,
 ) -> None:
-    """Make an earlier checkpoint the current one; copies nothing, deletes nothing."""
-    from scaler_wizard.run import locked
+    """Make an earlier checkpoint the current one; a running worker is ended first; copies and deletes nothing."""
+    from scaler_wizard.run import locked, stand_still
 
     found = _open(runs, run)
+    slug = found.earlier(to)
+    if preview:
+        _show_preview(found, slug, as_json=as_json)
+        return
+    stand_still(found)
     with locked(found):
-        typer.echo(found.rollback(found.earlier(to), who=getpass.getuser()))
+        typer.echo(found.rollback(slug, who=getpass.getuser()))
     _talk("`scaler undo` takes it back; `scaler resume` goes on from here.")
 
 
@@ -275,6 +291,27 @@ def undo(run: RunId = "latest", runs: Runs = RUNS) -> None:
     found = _open(runs, run)
     with locked(found):
         typer.echo(found.undo(who=getpass.getuser()))
+
+
+@app.command()
+def tidy(
+    run: RunId = "latest",
+    now: Annotated[bool, typer.Option("--now", help="Delete; without it only show.")] = False,
+    pin: Annotated[str | None, typer.Option(help="Keep this superseded attempt for ever.")] = None,
+    runs: Runs = RUNS,
+) -> None:
+    """What a run can do without: superseded attempts but the last two that are whole; never a checkpoint."""
+    from scaler_wizard import upkeep
+    from scaler_wizard.run import locked
+
+    found = _open(runs, run)
+    with locked(found):
+        if pin is not None:
+            upkeep.pin(found, pin, who=getpass.getuser())
+        for left in upkeep.leftovers(found):
+            typer.echo(f"{left.bytes:>15,} bytes  {left.path.relative_to(found.folder)}")
+        if now:
+            _talk(f"freed {upkeep.tidy(found):,} bytes")
 
 
 @app.command()
@@ -718,10 +755,43 @@ def _conduct(found: Run, *, standing: bool) -> None:
     typer.echo(farewell(found))
 
 
-def _open(runs: Path, wanted: str) -> Run:
-    from scaler_wizard.run import open_run
+def _verify_log(found: Run) -> None:
+    from scaler_wizard import flight_log
 
-    return open_run(runs, wanted)
+    rows, head = found.journal.verify()
+    wrong = flight_log.first_fault(found.folder / flight_log.NAME)
+    if wrong is not None:
+        raise ScalerError(
+            f"{found.id}: line {wrong} of its flight log is not what was written",
+            f"the journal is whole: delete {flight_log.NAME}, and the next command writes it again",
+        )
+    typer.echo(f"{rows} events, none changed, none missing; the last hash is {head}")
+    _talk("Note this hash elsewhere: who can rewrite the whole journal can rewrite its hashes.")
+
+
+def _show_preview(found: Run, slug: str, *, as_json: bool) -> None:
+    from scaler_wizard.preview import preview
+
+    seen = preview(found, slug)
+    if as_json:
+        _print_json(seen)
+        return
+    typer.echo(seen.sentence)
+    for word, work in [("returns", seen.returns), *(("leaves", work) for work in seen.leaves)]:
+        figures = [
+            f"{work.steps} steps" if work.steps else "",
+            "" if work.minutes is None else f"{work.minutes:.1f} minutes",
+            "" if work.perplexity is None else f"perplexity {work.perplexity:.2f}",
+            "" if work.accuracy is None else f"accuracy {work.accuracy:.0%}",
+        ]
+        typer.echo(f"{word:<8} {work.phase:<20} {', '.join(figure for figure in figures if figure)}")
+
+
+def _open(runs: Path, wanted: str) -> Run:
+    from scaler_wizard.recovery import open_sound
+    from scaler_wizard.run import find_run
+
+    return open_sound(find_run(runs, wanted))
 
 
 def _answer(runs: Path, wanted: str, action: str) -> None:

@@ -372,11 +372,16 @@ def export_to(run: Run, out: Path) -> str:
 
 def open_run(runs: Path, wanted: str = "latest") -> Run:
     """The run with this id, or the only one that begins with it, or the latest."""
+    return Run(find_run(runs, wanted))
+
+
+def find_run(runs: Path, wanted: str = "latest") -> Path:
+    """Its folder."""
     known = list_runs(runs)
     if not known:
         raise ScalerError(f"{runs}: there is no run here", "start one: scaler demo, or scaler run recipe.yaml")
     if wanted == "latest":
-        return Run(max(known, key=lambda path: (path / "run.db").stat().st_mtime))
+        return max(known, key=lambda path: (path / "run.db").stat().st_mtime)
     matches = [path for path in known if path.name == wanted] or [
         path for path in known if path.name.startswith(wanted)
     ]
@@ -384,7 +389,7 @@ def open_run(runs: Path, wanted: str = "latest") -> Run:
         names = ", ".join(path.name for path in (matches or known)[-8:])
         wrong = "several runs begin with this" if matches else "no such run"
         raise ScalerError(f"{wanted}: {wrong}", f"known here: {names}")
-    return Run(matches[0])
+    return matches[0]
 
 
 # -- one writer --------------------------------------------------------------------------------------------------------

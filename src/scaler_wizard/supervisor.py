@@ -41,7 +41,7 @@ from scaler_wizard.hardware import detect
 from scaler_wizard.journal import Fenced, Row
 from scaler_wizard.metrics import Measurement
 from scaler_wizard.pace import Pace
-from scaler_wizard.phases import Export, Grow, Phase, Plan, Train
+from scaler_wizard.phases import Export, Extend, Grow, Phase, Plan, Train
 from scaler_wizard.recipe import load_yaml
 from scaler_wizard.record import from_json, to_json
 from scaler_wizard.recovery import recover
@@ -449,10 +449,21 @@ class Supervisor:
             evidence=done.evidence,
             limits=self.plan.gate,
         )
+        if verdict.action == "pass" and (jump := self._jump(phase)) > self.contract.context_jump:
+            words = f"the window grows {jump:g}x in one step; the contract allows {self.contract.context_jump:g}x"
+            verdict = verdict.model_copy(update={"action": "ask", "reasons": (words,)})
         measurement = done.measurement.model_dump(mode="python") if done.measurement else None
         manifest = self.run.seal_staging()  # so an answer is bound to these very bytes
         reach("gate.sealed")
         return self._gate(phase, verdict, {**done.evidence, "measurement": measurement, "manifest": manifest})
+
+    def _jump(self, phase: Phase) -> float:
+        """How many times the window that the phase grows from; 1 where it grows none."""
+        if not isinstance(phase.change, Extend):
+            return 1.0
+        changes = [before.change for before in self.plan.phases if before.number < phase.number]
+        earlier = [change.length for change in changes if isinstance(change, Extend)]
+        return phase.change.length / max(earlier, default=self.plan.base.native_context)
 
     def _gate(self, phase: Phase, verdict: Verdict, evidence: dict[str, Any]) -> Gate:
         digest = blake3(to_json(evidence).encode()).hexdigest()

@@ -29,7 +29,7 @@ from scaler_wizard.plan import make_plan, to_yaml
 from scaler_wizard.recipe import Recipe, load_yaml
 from scaler_wizard.room import is_full as is_full
 from scaler_wizard.run import Run, create
-from scaler_wizard.supervisor import Patience, Supervisor
+from scaler_wizard.supervisor import Gate, Patience, Supervisor
 
 WORKER = (sys.executable, "-S", "-E", str(Path(__file__).with_name("tiny_worker.py")))
 RESUME_SECONDS = 5.0
@@ -48,13 +48,13 @@ def plan() -> Plan:
     return made.model_copy(update={"phases": phases})
 
 
-def begin(place: Path) -> Path:
+def begin(place: Path, change: Callable[[Plan], Plan] = lambda made: made) -> Path:
     """A new run, with a base of its own beside it; its folder."""
     base = place / "base"
     base.mkdir(parents=True, exist_ok=True)
     for name, data in (("model.safetensors", b"base" * 5_000), ("config.json", b"{}"), ("tokenizer.json", b"{}")):
         (base / name).write_bytes(data)
-    mine = plan().model_copy(update={"base": plan().base.model_copy(update={"folder": base})})
+    mine = change(plan().model_copy(update={"base": plan().base.model_copy(update={"folder": base})}))
     signed = sign(Contract(), "Tester", now=NOW)
     run = create(place / "runs", to_yaml(mine), signed, name="trial", identity="trial", now=NOW)
     run.journal.close()
@@ -153,7 +153,7 @@ def _carry_out(folder: Path, fault: Fault, heard: Path) -> int:
     supervisor = Supervisor(
         run,
         made,
-        approver=lambda gate: (fault.answer, "tester", "test") if fault.answer else None,  # type: ignore[arg-type, return-value]
+        approver=lambda gate: _answer(fault.answer, gate),
         tell=tell,
         command=fault.command,
         patience=fault.patience,
@@ -162,6 +162,13 @@ def _carry_out(folder: Path, fault: Fault, heard: Path) -> int:
         supervisor.contract = supervisor.contract.model_copy(update={"response_window_sec": fault.window})
     supervisor.conduct()
     return 0
+
+
+def _answer(answer: str, gate: Gate) -> Any:
+    """As it is wished; "standing" approves only where every limit is kept, "" never answers."""
+    if answer == "standing":
+        return ("approve", "tester", "standing approval") if gate.verdict.action == "pass" else None
+    return (answer, "tester", "test") if answer else None
 
 
 # -- what must hold ----------------------------------------------------------------------------------------------------

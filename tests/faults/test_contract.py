@@ -1,0 +1,306 @@
+"""Every guarantee of the human contract, each with somebody who tries to break it."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+from trial import WORKER, Fault, begin, conduct, plan
+
+from scaler_wizard import failpoints
+from scaler_wizard.contract import Contract, read_signed, sign
+from scaler_wizard.errors import ScalerError
+from scaler_wizard.journal import Journal
+from scaler_wizard.phases import Extend, Plan
+from scaler_wizard.plan import to_yaml
+from scaler_wizard.preview import preview
+from scaler_wizard.recipe import load_yaml
+from scaler_wizard.run import Run, create, in_use, locked, stand_still
+
+NOW = datetime(2026, 1, 2, tzinfo=UTC)
+
+
+def script(place: Path, text: str) -> tuple[str, ...]:
+    """A worker that does what `text` says."""
+    file = place / "worker.py"
+    file.write_text(text, encoding="utf-8")
+    return (sys.executable, "-S", "-E", str(file))
+
+
+# -- the signature -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "terms",
+    [
+        {"memory_share": 0.91},
+        {"memory_share": float("nan")},
+        {"memory_share": 0},
+        {"context_jump": 2.1},
+        {"response_window_sec": 29},
+        {"response_window_sec": 601},
+        {"rollback_sec": 31},
+        {"version": "2.0"},
+        {"anything": 1},
+    ],
+)
+def test_no_contract_promises_less_than_its_text(terms: dict[str, Any]) -> None:
+    with pytest.raises(ValidationError):
+        Contract(**terms)
+
+
+def test_no_run_begins_without_a_valid_signature(tmp_path: Path) -> None:
+    good = sign(Contract(), "Ada", now=NOW).model_dump(mode="json")
+    bad: list[dict[str, Any]] = [
+        {},
+        {"contract": good["contract"]},
+        good | {"signature": None},
+        good | {"contract": good["contract"] | {"version": "0.9"}},
+        good | {"contract": good["contract"] | {"memory_share": 0.5}},
+        good | {"contract": good["contract"] | {"memory_share": 0.99}},
+        good | {"signature": good["signature"] | {"text_hash": "0" * 64}},
+        good | {"signature": good["signature"] | {"name": ""}},
+    ]
+    for contract in bad:
+        with pytest.raises(ScalerError):
+            read_signed(contract)
+    with pytest.raises(ScalerError, match="not signed"):
+        sign(Contract(), "  ", now=NOW)
+    forged = sign(Contract(), "Ada", now=NOW).model_copy(update={"contract": Contract(memory_share=0.5)})
+    with pytest.raises(ScalerError, match="changed after it was signed"):
+        create(tmp_path / "runs", to_yaml(plan()), forged, name="x", identity="x", now=NOW)
+    assert not list(tmp_path.glob("runs/*"))
+
+
+def test_limits_that_are_widened_after_signing_are_put_back(tmp_path: Path) -> None:
+    folder = begin(tmp_path)
+    for name, before, after in (
+        ("contract.yaml", "120", "600"),
+        ("plan.yaml", "memory_share: 0.9", "memory_share: 0.1"),
+    ):
+        file = folder / name
+        assert before in file.read_text(encoding="utf-8")
+        file.write_text(file.read_text(encoding="utf-8").replace(before, after), encoding="utf-8")
+    ended = conduct(folder)
+    assert ended.code == 0, ended.said
+    assert "again as it was signed" in " ".join(ended.acknowledged)
+    assert read_signed(load_yaml(folder / "contract.yaml")).contract.response_window_sec == 120
+    assert "memory_share: 0.9" in (folder / "plan.yaml").read_text(encoding="utf-8")
+
+
+# -- 1: memory ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_worker_above_the_memory_limit_is_stopped(tmp_path: Path) -> None:
+    greedy = script(tmp_path, "import time\nheld = bytearray(b'x' * 200_000_000)\ntime.sleep(60)\n")
+    limit = 100_000_000
+
+    def tighter(made: Plan) -> Plan:
+        return made.model_copy(update={"limits": made.limits.model_copy(update={"memory": limit})})
+
+    folder = begin(tmp_path, tighter)
+    ended = conduct(folder, Fault(command=greedy))
+    assert ended.code == 2
+    assert "is above the limit" in ended.said
+    telegram = Run(folder).last("telegram")
+    assert telegram is not None
+    assert telegram.data["cause"] == "memory"
+    assert telegram.data["value"] > limit
+    assert ended.seconds < 20
+
+
+# -- 2: jumps ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_jump_above_two_waits_for_a_person_even_with_standing_approval(tmp_path: Path) -> None:
+    def further(made: Plan) -> Plan:
+        phases = [
+            phase.model_copy(update={"change": phase.change.model_copy(update={"length": 1024})})
+            if isinstance(phase.change, Extend)
+            else phase
+            for phase in made.phases
+        ]
+        return made.model_copy(update={"phases": tuple(phases)})
+
+    for change, waits in ((lambda made: made, False), (further, True)):
+        folder = begin(tmp_path / str(waits), change)
+        ended = conduct(folder, Fault(answer="standing", window=0.3))
+        assert ended.code == (3 if waits else 0), ended.said
+        if waits:
+            gate = Run(folder).open_gate() or Run(folder).last("gate")
+            assert gate is not None
+            assert "8x in one step" in gate.data["verdict"]["reasons"][0]
+
+
+# -- 3 and 4: gates ----------------------------------------------------------------------------------------------------
+
+
+def test_an_unanswered_gate_pauses_and_a_later_answer_is_carried_out(tmp_path: Path) -> None:
+    folder = begin(tmp_path)
+    ended = conduct(folder, Fault(answer="", window=0.3))
+    assert ended.code == 3
+    run = Run(folder)
+    assert (run.status, run.current) == ("paused", None)
+    gate = run.last("gate")
+    assert gate is not None
+    assert 0 < len(gate.data["sentence"]) <= 120
+    assert run.decision(gate.data["gate"]) is None, "silence was taken for an answer"
+    assert run.decide(gate.data["gate"], gate.data["evidence_hash"], "approve", who="Ada", how="later")
+    run.journal.close()
+    ended = conduct(folder, Fault(answer="", window=0.3))
+    assert ended.code == 3
+    run = Run(folder)
+    assert run.current == "000-baseline"
+    starts = [row.data["slug"] for row in run.journal.events(kinds=("phase_started",))]
+    assert starts == ["000-baseline", "001-grow"], "the phase was done again although its answer had come"
+
+
+def test_what_was_changed_after_the_gate_is_not_committed(tmp_path: Path) -> None:
+    folder = begin(tmp_path)
+    assert conduct(folder, Fault(answer="", window=0.3)).code == 3
+    run = Run(folder)
+    gate = run.last("gate")
+    assert gate is not None
+    run.decide(gate.data["gate"], gate.data["evidence_hash"], "approve", who="Ada", how="later")
+    (run.staging / "model.safetensors").unlink()
+    (run.staging / "model.safetensors").write_bytes(b"something else")
+    run.journal.close()
+    assert conduct(folder, Fault(answer="", window=0.3)).code == 3
+    assert Run(folder).current is None, "other bytes were committed than the approved ones"
+
+
+# -- 5 and 6: checkpoints and rollback ---------------------------------------------------------------------------------
+
+
+def test_every_phase_is_a_checkpoint_and_any_of_them_can_be_gone_back_to(tmp_path: Path) -> None:
+    folder = begin(tmp_path)
+    assert conduct(folder).code == 0
+    run = Run(folder)
+    slugs = [row.data["slug"] for row in run.committed()]
+    assert slugs == [phase.slug for phase in plan().phases]
+    for slug in reversed(slugs[:-1]):
+        seen = preview(run, slug)
+        assert [work.phase for work in seen.leaves] == [name for name in slugs if slug < name <= (run.current or "")]
+        assert run.rollback(slug, who="Ada") == f"Rollback complete; you are now at phase {int(slug[:3])} ({slug[4:]})."
+        assert run.current == slug
+    assert run.status == "paused"
+    run.undo(who="Ada")
+    assert run.current == slugs[1]
+    run.rollback(slugs[0], who="Ada")
+    run.journal.close()
+    assert conduct(folder).code == 0, "a run goes on from where it was rolled back to"
+    assert Run(folder).current == slugs[-1]
+
+
+@pytest.mark.parametrize("stubborn", [False, pytest.param(True, marks=pytest.mark.faults)])
+def test_a_rollback_ends_a_training_first_and_takes_less_than_thirty_seconds(tmp_path: Path, stubborn: bool) -> None:
+    command = WORKER
+    if stubborn:
+        text = Path(WORKER[-1]).read_text(encoding="utf-8")
+        text = text.replace("lambda *_: stop.update(asked=True)", "signal.SIG_IGN").replace(
+            "STEPS = 12", "STEPS = 10**9"
+        )
+        command = script(tmp_path, text)
+    folder = begin(tmp_path)
+    child = os.fork()
+    if child == 0:
+        os.environ["TINY_STEP_SECONDS"] = "0.2"
+        conduct(folder, Fault(command=command))
+        os._exit(0)
+    run = Run(folder)
+    _wait_for(lambda: run.last("step") is not None)
+    seen = preview(run, "000-baseline")
+    assert seen.leaves[-1].phase == "003-heal"
+    assert not seen.leaves[-1].kept
+    assert seen.leaves[-1].steps >= 1
+    begun = time.monotonic()
+    stand_still(run)
+    with locked(run):
+        run.rollback("000-baseline", who="Ada")
+    assert time.monotonic() - begun < (30 if stubborn else 10)
+    os.waitpid(child, 0)
+    assert run.current == "000-baseline"
+    assert not in_use(folder)
+
+
+def _wait_for(true: Any) -> None:
+    for _ in range(600):
+        if true():
+            return
+        time.sleep(0.05)
+    raise AssertionError("it did not come")
+
+
+@pytest.mark.parametrize(
+    "point", ["rollback.verified", "move.recorded", "write.opened", "write.renamed", "move.pointed"]
+)
+def test_a_rollback_that_is_killed_is_done_or_not_begun(point: str, tmp_path: Path) -> None:
+    folder = begin(tmp_path)
+    assert conduct(folder, Fault("phase.started=kill@4")).code == -signal.SIGKILL
+    child = os.fork()
+    if child == 0:
+        signal.alarm(60)
+        failpoints.arm(f"{point}=kill")
+        Run(folder).rollback("000-baseline", who="Ada")
+        os._exit(0)
+    os.waitpid(child, 0)
+    decided = Run(folder).last("moved") is not None
+    ended = conduct(folder, Fault("conduct.recovered=kill"))
+    assert ended.code == -signal.SIGKILL
+    assert Run(folder).current == ("000-baseline" if decided else "002-extend-256")
+
+
+# -- silence, noise and old runs ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.faults
+def test_a_worker_that_stalls_is_paused_with_a_telegram_and_goes_on(tmp_path: Path) -> None:
+    from scaler_wizard.supervisor import Patience
+
+    text = Path(WORKER[-1]).read_text(encoding="utf-8")
+    text = text.replace(
+        '        state["step"] += 1\n', '        state["step"] += 1\n        time.sleep(60 * (state["step"] == 9))\n'
+    )
+    folder = begin(tmp_path)
+    ended = conduct(folder, Fault(command=script(tmp_path, text), patience=Patience(5, 1.0, 60.0)))
+    assert ended.code == 3
+    assert "said nothing" in ended.said
+    telegram = Run(folder).last("telegram")
+    assert telegram is not None
+    assert telegram.data["cause"] == "stall"
+    assert conduct(folder).code == 0
+
+
+def test_noise_on_the_workers_output_is_noted_and_harms_nothing(tmp_path: Path) -> None:
+    lines = ("Loading weights: 100%", '{"kind": "step", "loss": NaN', '{"kind":"done","extra":1}')
+    noise = "".join(f"print({line!r})\n    " for line in lines)
+    text = Path(WORKER[-1]).read_text(encoding="utf-8").replace('say(kind="progress"', f'{noise}say(kind="progress"')
+    folder = begin(tmp_path)
+    ended = conduct(folder, Fault(command=script(tmp_path, text)))
+    assert ended.code == 0, ended.said
+    assert len(Run(folder).journal.events(kinds=("garbled",))) == len(lines) * 5
+
+
+def test_a_run_of_the_first_journal_format_is_taken_over(tmp_path: Path) -> None:
+    folder = begin(tmp_path)
+    assert conduct(folder, Fault("phase.started=kill@3")).code == -signal.SIGKILL
+    journal = Journal(folder / "run.db")
+    journal.set("schema", "1")
+    journal._database.execute("ALTER TABLE events DROP COLUMN chain")
+    journal.close()
+    (folder / "flight_log.jsonl").unlink()
+    ended = conduct(folder)
+    assert ended.code == 0, ended.said
+    assert Run(folder).journal.verify()[0] > 20
+    newer = Journal(folder / "run.db")
+    newer.set("schema", "99")
+    newer.close()
+    with pytest.raises(ScalerError, match="newer release"):
+        Run(folder)
