@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: demo demo-real test check generate cockpit e2e soak clean
+.PHONY: demo demo-real test check generate cockpit e2e faults soak clean
 
 demo: $(READY)  ## the whole main job on the embedded model, some minutes
 	$(BIN)/scaler demo
@@ -15,6 +15,12 @@ demo-real: $(READY)  ## the same on SmolLM2-135M
 
 test: $(READY)  ## the tests
 	$(BIN)/python -m pytest
+
+faults: $(READY)  ## kills, power cuts, full disks, flipped bits: some minutes, root for all of it
+	$(BIN)/python -m pytest -m faults
+
+soak: $(READY)  ## the same for hours; writes docs/reference/reliability.md
+	$(BIN)/python scripts/reliability.py docs/reference/reliability.md --times 20
 
 check: $(READY)  ## lint, types, layers, generated files, tests
 	$(BIN)/ruff format --check .

