@@ -20,7 +20,7 @@ faults: $(READY)  ## kills, power cuts, full disks, flipped bits: some minutes, 
 	$(BIN)/python -m pytest -m faults
 
 soak: $(READY)  ## the same for hours; writes docs/reference/reliability.md
-	$(BIN)/python scripts/reliability.py docs/reference/reliability.md --times 20
+	$(BIN)/python tests/faults/reliability.py docs/reference/reliability.md --times 20
 
 check: $(READY)  ## lint, types, layers, generated files, tests
 	$(BIN)/ruff format --check .

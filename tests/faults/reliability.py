@@ -1,4 +1,4 @@
-"""Do every campaign of faults and write down what came out: `python scripts/reliability.py PAGE`.
+"""Do every campaign of faults and write down what came out: `python tests/faults/reliability.py PAGE`.
 
 `--times N` makes N times as many trials (`make soak`: 20). The page is written again after every campaign, so a run
 that is cut short leaves a true page with fewer rows. Needs root for power cuts, small disks and memory limits; says so
@@ -15,15 +15,13 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "faults"))
-
 import campaigns
 from campaigns import Result
 
 HEAD = """\
 # Reliability
 
-What was done to runs and what came of it; `python scripts/reliability.py docs/reference/reliability.md` writes it.
+What was done to runs and what came of it; `python tests/faults/reliability.py docs/reference/reliability.md` writes it.
 A trial counts as lost where anything that a person was told is missing, a file is not what it should be, the end is not
 equal, byte for byte, to that of an undisturbed run, or a hand was needed. Runs of a small worker that speaks the real
 protocol; supervisor, journal, commits, gates and recovery are the real ones. Seconds are those of the machine below,
@@ -102,7 +100,7 @@ def lines(times: int) -> Iterator[str]:
         with tempfile.TemporaryDirectory(prefix="reliability-") as scratch:
             result = row.do(Path(scratch), times)
         for lost in result.lost:
-            print(f"{result.name}: {lost}", file=sys.stderr)
+            sys.stderr.write(f"{result.name}: {lost}\n")
         seconds = f"{result.percentile(0.5):.2f} | {result.worst:.2f}" if result.seconds and row.what else " | "
         yield f"| {result.name} | {result.trials} | {len(result.lost)} | {row.what} | {seconds} |"
 
@@ -116,7 +114,7 @@ def main() -> None:
     table = ["| fault | trials | lost | seconds of | median | worst |", "|---|---|---|---|---|---|"]
     machine = f"Python {platform.python_version()}, {platform.system()} {platform.release()}, {platform.machine()}\n"
     for line in lines(arguments.times):
-        print(line, flush=True)
+        sys.stderr.write(f"{line}\n")
         table.append(line)
         arguments.page.write_text(HEAD + "\n".join(table) + f"\n\n{machine}", encoding="utf-8")
 
