@@ -37,7 +37,7 @@ class CircuitBreaker:
         mean, limit = sum(self._losses) / STEPS_AVERAGED, self._first_nll + self._settings.divergence
         if mean <= limit:
             return None
-        return self._limit("divergence", step, mean, limit, f"The loss rose to {mean:.4g}; the limit is {limit:.2f}.")
+        return self._limit("divergence", step, mean, limit, f"The loss rose to {mean:.4g}; the limit is {limit:.4g}.")
 
     def observe_evaluation(
         self, step: int, nll: float, accuracy: float | None = None, asked: int | None = None

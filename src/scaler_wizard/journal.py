@@ -71,11 +71,15 @@ class Journal:
         self._path = path
         self._token: str | None = None
         self._database = sqlite3.connect(path, timeout=10, isolation_level=None, check_same_thread=False)
-        with self._readable():
-            self._database.execute("PRAGMA journal_mode=WAL")
-            self._database.execute(f"PRAGMA synchronous={DURABLE}")
-            self._database.executescript(_TABLES)
-            self._migrate()
+        try:
+            with self._readable():
+                self._database.execute("PRAGMA journal_mode=WAL")
+                self._database.execute(f"PRAGMA synchronous={DURABLE}")
+                self._database.executescript(_TABLES)
+                self._migrate()
+        except BaseException:
+            self._database.close()
+            raise
 
     def _damaged(self, why: str) -> Damaged:
         return Damaged(

@@ -14,7 +14,7 @@ import shutil
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -318,16 +318,15 @@ def create(runs: Path, plan_yaml: str, signed: SignedContract, *, name: str, ide
     for file, text in texts.items():
         write_whole(beside / file, text)
     reach("create.written")
-    journal = Journal(beside / "run.db")
     who = {"name": folder.name, "signed_by": signed.signature.name, "contract": signed.contract.version}
     known = {"uuid": str(uuid.uuid4()), "identity": identity}
-    with journal.transaction():
-        for key, value in known.items():
-            journal.set(key, value)
-        # The texts stand in the journal, so that a file that was changed or damaged later is found and put right.
-        journal.add("created", {**who, **known, "files": {n: [text_hash(t), t] for n, t in texts.items()}})
-    flight_log.export(journal, beside)
-    journal.close()
+    with closing(Journal(beside / "run.db")) as journal:
+        with journal.transaction():
+            for key, value in known.items():
+                journal.set(key, value)
+            # The texts stand in the journal, so that a file that was changed or damaged later is found and put right.
+            journal.add("created", {**who, **known, "files": {n: [text_hash(t), t] for n, t in texts.items()}})
+        flight_log.export(journal, beside)
     reach("create.recorded")
     beside.rename(folder)
     reach("create.renamed")

@@ -197,7 +197,7 @@ def _mount(image: Path, mount: Path) -> None:
 
 
 def _unmount(mount: Path) -> None:
-    for _ in range(100):
+    for _ in range(1200):
         if subprocess.run(["umount", str(mount)], check=False, capture_output=True).returncode == 0:
             return
         time.sleep(0.05)
