@@ -26,7 +26,7 @@ from scaler_wizard.plan import make_plan, to_yaml
 from scaler_wizard.recipe import Recipe
 from scaler_wizard.record import to_json
 from scaler_wizard.run import Run, create, list_runs
-from scaler_wizard.supervisor import Gate, Supervisor
+from scaler_wizard.supervisor import Gate, Paused, Supervisor
 
 OUT = Path(__file__).parents[1] / "src" / "scaler_wizard" / "experience.jsonl"
 SHAPES: dict[str, dict[str, int]] = {
@@ -122,6 +122,8 @@ def carry_out(folder: Path, number: int) -> None:
     print(f"{run.id}: {plan.parameters:,} parameters, {plan.context} tokens", flush=True)
     try:
         Supervisor(run, plan, approver=approve, tell=lambda kind, event: None).conduct()
+    except Paused:
+        raise  # somebody wants this to stop
     except ScalerError as error:
         print(f"  {error.wrong}", flush=True)  # it is an outcome like any other
     for checkpoint in run.checkpoints.glob("*/*.safetensors"):
