@@ -72,6 +72,13 @@ def test_a_large_gpu_is_no_small_one() -> None:
     assert understand("bigger and longer on my 6 GB GPU").recipe == "small-gpu"
 
 
+def test_a_language_that_is_named_asks_for_texts_in_it() -> None:
+    reasons = " ".join(understand("long contracts in Portuguese on my laptop").reasons)
+    assert "texts in Portuguese" in reasons and "data=FOLDER" in reasons
+    assert "texts in German" in " ".join(understand("längere deutsche Verträge").reasons)
+    assert "texts in" not in " ".join(understand("longer context").reasons)
+
+
 def test_pages_become_tokens_and_it_is_said_how() -> None:
     advice = understand("read contracts of 200 pages")
     assert advice.settings["context"] == str(200 * 650)

@@ -101,7 +101,7 @@ def licence_warning(licence: str | None) -> str | None:
         return "The licence is unknown: find it out before you distribute a grown model."
     known = licences().get(licence.casefold())
     if known is None:
-        return f"The licence ({licence}) is not one that this catalogue knows: read it before you distribute."
+        return f"The licence ({licence!r:.60}) is not one that this catalogue knows: read it before you distribute."
     return None if known.warning is None else f"{known.title}: {known.warning} ({known.url})"
 
 

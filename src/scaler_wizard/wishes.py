@@ -47,6 +47,16 @@ NUMBERS = {
 }  # fmt: skip
 
 
+SPOKEN = {  # how a language is named in the six languages: beginnings of words, without accents
+    "Portuguese": ("portug", "葡萄牙"),
+    "Spanish": ("spanish", "espanhol", "espanol", "espagnol", "spanisch", "西班牙"),
+    "French": ("french", "frances", "francais", "franzosisch", "法语", "法文"),
+    "German": ("german", "alema", "aleman", "allemand", "deutsch", "德语", "德文"),
+    "Chinese": ("chinese", "chines", "chino", "chinois", "chinesisch", "中文", "汉语"),
+    "English": ("english", "ingles", "anglais", "englisch", "英语", "英文"),
+}
+
+
 @dataclass(frozen=True)
 class Rule:
     """Meanings that together point to a recipe."""
@@ -132,6 +142,7 @@ def understand(wish: str, *, chosen: str | None = None) -> Advice:
         return _ask(ranked, heard, settings)
     recipe, why = (chosen, "you chose it") if chosen else (ranked[0].recipe, ranked[0].why)
     settings, modified = _modified(recipe, meanings, settings)
+    modified += [f"texts in {name}: heal and measure on such, --set data=FOLDER" for name in _spoken(text)]
     said = "; ".join(dict.fromkeys(f"“{one.words}” → {one.meaning}" for one in heard)) or "nothing that a rule knows"
     return Advice(recipe, settings, (f"understood: {said}", f"{recipe}: {why}", *modified, *notes))
 
@@ -307,6 +318,15 @@ def _set_factor(text: str, heard: Iterable[Heard], settings: dict[str, str]) -> 
 def _gigabytes(text: str) -> float | None:
     match = _MEMORY.search(text)
     return float(match[1].replace(",", ".")) if match else None
+
+
+def _spoken(text: str) -> list[str]:
+    """Languages that the wish names."""
+    return [
+        name
+        for name, words in SPOKEN.items()
+        if any(re.search(rf"\b{word}" if word.isascii() else word, text) for word in words)
+    ]
 
 
 # -- rules -------------------------------------------------------------------------------------------------------------
