@@ -111,10 +111,7 @@ def main(arguments: list[str]) -> int:
 
 def carry_out(folder: Path, number: int) -> None:
     """One run, to its end or to where it was stopped."""
-    wish = DESIGN[number]
-    source = base(folder, wish["model"])
-    recipe = Recipe.read({**wish, "name": f"run-{number:02d}", "limits": {"threads": 1}}, f"design {number}")
-    made = make_plan(recipe, source, read_architecture(source.folder), detect(folder))
+    made = _planned(folder, number)
     plan = Plan(**{**dict(made), "phases": made.phases[:-1]})
     (folder / "runs").mkdir(parents=True, exist_ok=True)
     signed = sign(Contract(), "collect_runs", now=datetime.now(UTC))
@@ -128,6 +125,13 @@ def carry_out(folder: Path, number: int) -> None:
         print(f"  {error.wrong}", flush=True)  # it is an outcome like any other
     for checkpoint in run.checkpoints.glob("*/*.safetensors"):
         checkpoint.unlink()  # headers and figures are enough; the weights of thirty runs are not
+
+
+def _planned(folder: Path, number: int) -> Plan:
+    wish = DESIGN[number]
+    source = base(folder, wish["model"])
+    recipe = Recipe.read({**wish, "name": f"run-{number:02d}", "limits": {"threads": 1}}, f"design {number}")
+    return make_plan(recipe, source, read_architecture(source.folder), detect(folder))
 
 
 def approve(gate: Gate) -> tuple[Any, str, str]:
@@ -161,14 +165,28 @@ def _random(place: Path, shape: dict[str, int]) -> None:
 
 
 def write(folder: Path) -> int:
-    """One line a run."""
+    """One line a run, with what today's estimate would have expected."""
     from scaler_wizard.experience import experience
 
-    found = [one for path in list_runs(folder / "runs") if (one := experience(Run(path))) is not None]
+    found = []
+    for path in list_runs(folder / "runs"):
+        one = experience(Run(path))
+        if one is not None:
+            found.append(one.model_copy(update={"phases": _expected(folder, int(path.name[4:6]), one.phases)}))
     found.sort(key=lambda one: one.run)
     OUT.write_text("".join(to_json(one) + "\n" for one in found), encoding="utf-8")
     print(f"{len(found)} runs in {OUT}")
     return 0
+
+
+def _expected(folder: Path, number: int, phases: tuple[Any, ...]) -> tuple[Any, ...]:
+    made = _planned(folder, number)
+    return tuple(
+        needs.model_copy(
+            update={"estimated_bytes": phase.estimate.memory_bytes, "estimated_seconds": phase.estimate.seconds}
+        )
+        for needs, phase in zip(phases, made.phases, strict=False)
+    )
 
 
 if __name__ == "__main__":

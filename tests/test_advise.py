@@ -5,6 +5,7 @@ import json
 import os
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ import yaml
 
 from machines import machine
 from scaler_wizard.advise import Case, Recommendation, recommend
-from scaler_wizard.architecture import read_architecture
+from scaler_wizard.architecture import Architecture, read_architecture
 from scaler_wizard.catalogue import find, unfetched
 from scaler_wizard.errors import ScalerError
 from scaler_wizard.hardware import Hardware
@@ -38,10 +39,17 @@ RAM, VRAM = (2, 4, 8, 16, 32, 64, 128), (0, 4, 8, 16, 24, 48, 80)
 EVERY = tuple(itertools.product(SHAPES, WISHES, RAM, VRAM))
 
 
+@cache
+def unfetched_once(shape: str) -> Architecture:
+    entry = find(shape)
+    assert entry is not None
+    return unfetched(entry)
+
+
 def case(shape: str, hardware: Hardware) -> Case:
     entry = find(shape)
     assert entry is not None
-    base = unfetched(entry)
+    base = unfetched_once(shape)
     return Case(Source(base.folder, entry.name, entry.licence, "catalogue"), base, hardware)
 
 
@@ -76,6 +84,7 @@ def test_no_recommendation_is_one_that_the_estimate_refuses() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(3600)
 def test_no_recommendation_on_any_machine_is_one_that_the_estimate_refuses() -> None:
     recommended, refused = check(EVERY)
     print(f"{recommended} recommended, {refused} refused, of {len(EVERY)}")  # noqa: T201

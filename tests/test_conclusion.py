@@ -42,6 +42,10 @@ def test_growth_that_does_not_beat_its_control_is_room_that_is_not_filled(
     assert EMPTY in conclude(told_so).headline and words in conclude(told_so).headline
 
 
+def test_the_best_rung_before_training_is_named_with_its_reason(story: Story) -> None:
+    assert "Before training: 512 is within every limit" in conclude(story).headline
+
+
 def test_growth_that_was_not_trained_is_room_that_is_not_filled(story: Story) -> None:
     found = conclude(with_training(story, None))
     assert f"{EMPTY}: nothing was trained" in found.headline
@@ -61,20 +65,25 @@ def test_a_run_that_only_trains_makes_no_claim_about_growth(story: Story) -> Non
 
 
 def test_a_long_window_that_beats_truncation_is_a_gain(story: Story) -> None:
-    sentence = only(conclude(story).gained, "itself reads only the last 128")
+    sentence = only(conclude(story).gained, "than reading the last 128 alone")
     assert "0.070 lower" in sentence and "gain +0.070" in sentence
 
 
 def test_a_long_window_that_truncation_beats_is_a_loss(story: Story) -> None:
     found = conclude(with_final(story, measured(short=2.9, long=3.0, truncated=2.95)))
-    assert "0.050 higher" in only(found.lost, "itself reads only the last 128")
+    assert "0.050 higher" in only(found.lost, "than reading the last 128 alone")
+
+
+def test_a_window_that_was_only_compared_with_the_base_says_so(story: Story) -> None:
+    found = conclude(with_final(story, GROWN.model_copy(update={"truncation_by": "base"})))
+    assert only(found.gained, "than the base's, reading the last 128 alone")
 
 
 def test_truncation_that_was_not_read_is_not_measured(story: Story) -> None:
     final = GROWN.model_copy(update={"context_gain": None, "truncation_by": None, "truncated_blocks": ()})
     found = conclude(with_final(story, final))
     assert only(found.unmeasured, "not read truncated")
-    assert not any("reads only the last" in one for one in (*found.gained, *found.lost, *found.unchanged))
+    assert not any("the last 128 alone" in one for one in (*found.gained, *found.lost, *found.unchanged))
 
 
 def test_a_probe_that_fell_far_is_a_loss_and_one_that_fell_a_little_may_be_chance(story: Story) -> None:
@@ -97,8 +106,8 @@ def test_short_text_that_got_worse_is_a_loss(story: Story) -> None:
 
 def test_facts_that_are_found_again_are_a_gain(story: Story) -> None:
     found = conclude(story)
-    assert "0/32 → 32/32" in only(found.gained, "facts found in 512")
-    assert "32/32 → 32/32" in only(found.unchanged, "facts found in 128")
+    assert "0/32 → 32/32" in only(found.gained, "needles found in 512")
+    assert "32/32 → 32/32" in only(found.unchanged, "needles found in 128")
 
 
 def test_losses_that_are_no_numbers_are_never_a_gain(story: Story) -> None:

@@ -83,10 +83,11 @@ def test_a_folder_is_read_with_its_subfolders_and_other_files_are_left_out(tmp_p
         ("a.txt", b"too short", "too short"),
         ("a.txt", b"\xff\xfe broken", "not UTF-8"),
         ("a.txt", b"zero \x00 byte", "binary"),
-        ("a.pdf", b"%PDF", "not a kind of text"),
-        ("a.jsonl", b'{"text": 1}', 'a.jsonl:1: no "text"'),
-        ("a.jsonl", b'{"text": "fine"}\n{', "a.jsonl:2: not valid JSON"),
-        ("a.jsonl", b'{"text": " "}', "a.jsonl:1: empty"),
+        ("a.png", b"PNG", "not a kind of text"),
+        ("a.pdf", b"%PDF", "a.pdf: damaged PDF"),
+        ("a.jsonl", b'{"text": 1}', "a.jsonl: no text column"),
+        ("a.jsonl", b'{"text": "fine"}\n{', "a.jsonl: line 2: not valid JSON"),
+        ("a.jsonl", b'{"text": " "}', "a.jsonl, line 1: empty"),
     ],
 )
 def test_unusable_text_is_refused_in_two_lines(tmp_path: Path, name: str, content: bytes, wrong: str) -> None:

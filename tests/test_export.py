@@ -57,7 +57,13 @@ def test_the_card_tells_hubs_what_they_ask_for(story: Story) -> None:
 def test_an_unknown_licence_is_said_to_be_unknown(story: Story) -> None:
     text = card(licensed(story, None))
     assert front(text)["license"] == "other" and front(text)["license_name"] == "unknown"
-    assert "name no licence" in text
+    assert "name no licence" in text and "find it out" in text
+
+
+def test_a_licence_with_terms_of_its_own_comes_with_a_warning(story: Story) -> None:
+    usual, special = card(licensed(story, "apache-2.0")), card(licensed(story, "llama3.2"))
+    assert usual.split("## Licence")[1].strip() == "The base is under apache-2.0. Its licence holds for this model too."
+    assert "https://" in special.split("## Licence")[1]
 
 
 def test_hostile_names_neither_break_the_front_matter_nor_become_links(story: Story) -> None:

@@ -15,10 +15,12 @@ from typer.testing import CliRunner
 
 from scaler_wizard.cli import app
 from scaler_wizard.errors import ScalerError
+from scaler_wizard.grow import AddKvGroups, IdentityBlocks, WidenFfn
 from scaler_wizard.merge import METHODS, Breadcrumbs, DareTies, Linear, NuSlerp, Passthrough, Slerp, Ties
 from scaler_wizard.merge.recipe import load_merge, read_merge
 from scaler_wizard.merge.settings import Filtered, value_at
 from scaler_wizard.merging import MERGE, Lineage, merge_models, prepare
+from scaler_wizard.oneshot import grow_model
 from tiny_models import load, make
 
 
@@ -374,3 +376,29 @@ def test_other_words_for_the_same_are_understood(tmp_path: Path) -> None:
 def test_what_is_not_supported_is_refused_by_name(tmp_path: Path, text: str, said: str) -> None:
     with pytest.raises(ScalerError, match=said):
         kit(tmp_path, text)
+
+
+# -- other sizes ------------------------------------------------------------------------------------------------------
+
+
+def test_a_smaller_model_is_grown_as_the_larger_one_was(family: dict[str, Path], tmp_path: Path) -> None:
+    operators = [WidenFfn(size=64, split="pairs"), IdentityBlocks(blocks=2), AddKvGroups(groups=2)]
+    grow_model(family["base"], tmp_path / "large", operators, seed=11, prove=False)
+    with pytest.raises(ScalerError, match="query heads") as refused:
+        prepare(linear(family["base"], tmp_path / "large"))
+    assert "grow: true" in refused.value.cure
+    done = merge_models(linear(family["base"], tmp_path / "large", grow=True), tmp_path / "out")
+    merged, large = load_file(tmp_path / "out/model.safetensors"), load_file(tmp_path / "large/model.safetensors")
+    assert all(torch.allclose(merged[name], large[name], atol=1e-6) for name in large)  # the same growth, bit for bit
+    assert any("was grown to the size of" in note for note in done.lineage.reconciled)
+
+
+def test_without_a_record_the_growth_follows_from_the_sizes(family: dict[str, Path], tmp_path: Path) -> None:
+    grow_model(family["base"], tmp_path / "large", [IdentityBlocks(blocks=1)], prove=False)
+    (tmp_path / "large/growth.json").unlink()
+    large = tuned(tmp_path / "large", tmp_path / "trained", 3)
+    merge_models(linear(family["a"], large, grow=True), tmp_path / "out")
+    assert load(tmp_path / "out").config.num_hidden_layers == 4
+    with pytest.raises(ScalerError, match=r"cannot be grown to the size of .*head_dim 8 and 16"):
+        other = make(tmp_path / "other", head_dim=16, num_hidden_layers=5)
+        prepare(linear(family["a"], other, grow=True))

@@ -3,17 +3,21 @@
 import json
 import subprocess
 import sys
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 
 from scaler_wizard.architecture import Architecture, read_architecture
+from scaler_wizard.contract import Contract, sign
 from scaler_wizard.errors import ScalerError
 from scaler_wizard.hardware import Hardware
 from scaler_wizard.models import EMBEDDED, Source
 from scaler_wizard.phases import Plan
-from scaler_wizard.plan import make_plan
+from scaler_wizard.plan import make_plan, to_yaml
 from scaler_wizard.recipe import Recipe, load_recipe, shipped_recipes
+from scaler_wizard.run import create
+from scaler_wizard.supervisor import Supervisor
 from tiny_models import FAMILIES, make
 
 NAMES = tuple(shipped_recipes())
@@ -105,3 +109,23 @@ def test_only_the_operators_that_a_recipe_allows_are_used(bases: dict[str, Archi
         operator.op for phase in plan.phases if phase.change.kind == "grow" for operator in phase.change.operators
     ]
     assert operators == ["widen_ffn"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", NAMES)
+def test_every_recipe_is_carried_out_on_the_embedded_model(name: str, tmp_path: Path) -> None:
+    """To its end: whatever a gate asks is approved, since what is tested is that the recipe runs, not that it pays."""
+    own = tmp_path / "texts.txt"
+    own.write_text("The tide came in at four, and the boats turned on their chains. " * 4000)
+    settings = [f"model={EMBEDDED}", "limits.threads=1", *([f"data={own}"] if name == "creative" else [])]
+    plan = planned(load_recipe(Path(name), settings), read_architecture(EMBEDDED))
+    signed = sign(Contract(), "Ada", now=datetime.now(UTC))
+    folder = tmp_path / "runs"
+    folder.mkdir()
+    run = create(folder, to_yaml(plan), signed, name=name, identity=plan.identity(), now=datetime.now(UTC))
+    answer = ("approve", "Ada", "test")
+    Supervisor(run, plan, approver=lambda gate: answer, tell=lambda kind, event: None).conduct()  # type: ignore[arg-type,return-value]
+    assert run.status == "completed"
+    assert (run.report / "report.md").stat().st_size > 1000
+    exported = read_architecture(run.checkpoints / str(run.current))
+    assert (exported.parameters, exported.native_context) == (plan.parameters, plan.context)

@@ -5,27 +5,18 @@ import os
 import random
 import subprocess
 import sys
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
-from machines import machine
-from scaler_wizard.architecture import read_architecture
-from scaler_wizard.contract import Contract, sign
+from ended_run import CANARY, NUMBER, ended
 from scaler_wizard.errors import ScalerError
-from scaler_wizard.metrics import Measurement
-from scaler_wizard.models import EMBEDDED, Source
-from scaler_wizard.plan import make_plan, to_yaml
-from scaler_wizard.recipe import Recipe
-from scaler_wizard.run import Run, create
+from scaler_wizard.models import EMBEDDED
 from scaler_wizard.share import as_yaml, bucket, events, hundredths, pattern, read_patterns
 
 KINDS = "phase_started gate decision committed telegram failed status usage step evaluated note created moved".split()
-CANARY = "canary-7f3a"
-NUMBER = 918273645
 
 
 def planted(rng: random.Random, depth: int = 0) -> Any:
@@ -55,28 +46,6 @@ def test_no_canary_in_ten_thousand_events() -> None:
     assert len(shared) > 3000
     assert CANARY not in text and str(NUMBER)[:6] not in text
     assert all(event.phase in (None, "grow", "extend") for event in shared)
-
-
-def ended(folder: Path) -> Run:
-    """A run folder with canaries in every place that a person fills in."""
-    base = read_architecture(EMBEDDED)
-    recipe = Recipe(model=str(EMBEDDED), parameters="1.3x", context="2x", data=f"/home/{CANARY}/letters", name=CANARY)
-    plan = make_plan(recipe, Source(EMBEDDED, CANARY, CANARY, CANARY), base, machine(16))
-    signed = sign(Contract(), f"{CANARY} Smith", now=datetime.now(UTC))
-    run = create(folder, to_yaml(plan), signed, name=CANARY, identity=CANARY, now=datetime.now(UTC))
-    for number, phase in enumerate(plan.phases):
-        measured = Measurement(
-            corpus=CANARY, native_length=128, target_length=256, short_nll=3.0 + number / 7, seconds=1.0
-        )
-        run.journal.add("phase_started", {"slug": phase.slug}, phase=phase.slug)
-        run.journal.add("usage", {"ram_bytes": NUMBER, "cpu_seconds": 12.345678, "doing": CANARY}, phase=phase.slug)
-        verdict = {"action": "ask", "sentence": CANARY, "reasons": [CANARY]}
-        evidence = {"measurement": measured.model_dump(), CANARY: CANARY}
-        gate = {"gate": CANARY + phase.slug, "verdict": verdict, "evidence": evidence, "sentence": CANARY}
-        run.journal.add("gate", gate, phase=phase.slug)
-        run.journal.add("decision", {"gate": CANARY + phase.slug, "action": "approve", "who": CANARY, "how": CANARY})
-    run.journal.set("status", "completed")
-    return run
 
 
 def test_a_whole_run_is_shared_without_a_name_a_path_or_an_exact_number(tmp_path: Path) -> None:

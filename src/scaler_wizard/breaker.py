@@ -35,7 +35,7 @@ class CircuitBreaker:
         mean, limit = sum(self._losses) / STEPS_AVERAGED, self._first_nll + self._settings.divergence
         if mean <= limit:
             return None
-        return self._limit("divergence", step, mean, limit, f"The loss rose to {mean:.2f}; the limit is {limit:.2f}.")
+        return self._limit("divergence", step, mean, limit, f"The loss rose to {mean:.4g}; the limit is {limit:.2f}.")
 
     def observe_evaluation(self, step: int, nll: float, accuracy: float | None = None) -> Telegram | None:
         """After every evaluation: loss on calibration text in nats, accuracy of the probe where it ran."""
@@ -45,7 +45,8 @@ class CircuitBreaker:
         self._perplexities = [*self._perplexities, math.exp(min(nll, 700.0))][-self._settings.window :]
         slope = relative_slope(self._perplexities)
         if slope is not None and slope > self._settings.slope:
-            words = f"Perplexity rises {slope:.0%} per evaluation; the limit is {self._settings.slope:.0%}."
+            rise = f"{slope:.0%}" if slope < 100 else "more than 10,000%"  # a thousand digits say no more
+            words = f"Perplexity rises {rise} per evaluation; the limit is {self._settings.slope:.0%}."
             return self._limit("slope", step, slope, self._settings.slope, words)
         if accuracy is not None and self._floor is not None and accuracy < self._floor:
             words = f"Accuracy fell to {accuracy:.0%}; the floor is {self._floor:.0%}."

@@ -158,7 +158,7 @@ def _native(axes: Axes, theme: Theme, native: int, length: int) -> None:
 
 
 def needles(story: Story) -> Picture | None:
-    """Facts found by length and depth, base beside grown model."""
+    """Needles found by length and depth, base beside grown model."""
     models = [("base", story.baseline), ("grown model", story.final)]
     shown = [(name, one) for name, one in models if one is not None and one.needles]
     if not shown:
@@ -172,11 +172,11 @@ def needles(story: Story) -> Picture | None:
             _heat(axes, theme, measured.needles, lengths, depths)
             axes.set_title(name, color=theme.ink, fontsize=11, loc="left")
             axes.set_xlabel("length of the text (tokens)")
-        panels[0].set_ylabel("where the fact stood\n(0 % is the start of the text)")
+        panels[0].set_ylabel("place of the needle\n(0 % is the start)")
         return figure
 
     found = "; ".join(f"{name} {_found(one.needles)}" for name, one in shown)
-    return Picture("needles", "Facts found in the text", f"Facts found by length and depth: {found}.", draw)
+    return Picture("needles", "Needles found", f"Needles found by length and depth: {found}.", draw)
 
 
 def _found(cells: Sequence[NeedleCell]) -> str:

@@ -320,11 +320,30 @@ def evaluate(
     model: Annotated[str, typer.Argument(help="Folder, GGUF file, hub id, `embedded` or `smollm2`.")],
     context: Annotated[str | None, typer.Option(help="Measure out to this window.")] = None,
     data: Annotated[str, typer.Option(help="Text: `kjv`, a file or a folder.")] = "kjv",
+    ruler: Annotated[
+        list[str] | None, typer.Option(help="Score RULER's tasks at this length (4K) instead; repeat it.")
+    ] = None,
+    task: Annotated[
+        list[str] | None, typer.Option(help="Run this task of lm-eval instead (extra `evals`); repeat it.")
+    ] = None,
+    examples: Annotated[int, typer.Option(min=1, help="RULER examples of each task.")] = 8,
     as_json: Json = False,
 ) -> None:
-    """Measure a model: loss by position, truncation, needles, knowledge."""
-    from scaler_wizard.evaluate import evaluate_model
+    """Measure a model: loss by position, truncation, needles, knowledge; or RULER's tasks, or lm-eval's."""
+    from scaler_wizard.evaluate import evaluate_model, ruler_scores
 
+    if ruler:
+        for one in ruler_scores(model, ruler, data=data, examples=examples):
+            _say_score(one, f"{one.task} at {one.length}", one.score.value, f"{one.answers} answers", as_json=as_json)
+        return
+    if task:
+        from scaler_wizard.evals.harness import harness
+        from scaler_wizard.models import resolve
+
+        for figure in harness(resolve(model).folder, task):
+            name = f"{figure.task} {figure.metric}"
+            _say_score(figure, name, figure.value, f"{figure.samples} questions", as_json=as_json)
+        return
     measured = evaluate_model(model, context=context, data=data)
     if as_json:
         _print_json(measured)
@@ -333,6 +352,13 @@ def evaluate(
 
     for name, value in measurement_rows(measured):
         typer.echo(f"{name:<28} {value}")
+
+
+def _say_score(record: Any, name: str, value: float, asked: str, *, as_json: bool) -> None:
+    if as_json:
+        _print_json(record)
+    else:
+        typer.echo(f"{name:<36} {value:.3f}  {asked}")
 
 
 @app.command()
@@ -402,24 +428,48 @@ def grow(
 def merge(
     recipe: Annotated[Path, typer.Argument(help="A `merge:` block, or mergekit's YAML.")],
     out: Annotated[Path | None, typer.Option("-o", "--out", help="Folder of the merged model.")] = None,
+    conflicts: Annotated[
+        Path | None,
+        typer.Option("--conflicts", help="Draw how the models' changes get on with each other (.png, .svg)."),
+    ] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace a merged model that is there.")] = False,
     as_json: Json = False,
 ) -> None:
     """Merge models that were trained from one base; without --out only check whether they can be merged."""
     from scaler_wizard.adapting import load_adapters, merge_adapters
     from scaler_wizard.merging import merge_models, prepare
+    from scaler_wizard.mixture import load_mixture, mix_models
     from scaler_wizard.screen import Bar
+    from scaler_wizard.searching import load_search, search_and_merge
 
-    adapters = load_adapters(recipe)
+    adapters, mixture = load_adapters(recipe), load_mixture(recipe)
     if adapters is not None and out is not None:
         fused = merge_adapters(adapters, out, force=force)
         _print_json(fused.lineage) if as_json else _show_rows(fused.rows())
         return
-    if adapters is not None:
-        raise ScalerError("--out: adapters are merged into a folder", "name one: --out FOLDER")
+    if mixture is not None and out is not None:
+        mixed = mix_models(mixture, out, force=force)
+        _print_json(mixed.lineage) if as_json else typer.echo(mixed.folder)
+        return
+    if adapters is not None or mixture is not None:
+        raise ScalerError("--out: missing", "name the folder that is made: --out FOLDER")
+    if conflicts is not None:
+        from scaler_wizard.merge.conflicts import draw, find_conflicts
+
+        ready = prepare(recipe)
+        found = find_conflicts(ready.method, ready.parents)
+        draw(found, conflicts)
+        _print_json(found) if as_json else _show_rows(found.rows())
+        return
     if out is None:
         _show_rows(prepare(recipe).rows())
         _talk("Nothing stands in the way. Name a folder to merge into: --out FOLDER")
+        return
+    search = load_search(recipe)
+    if search is not None:
+        with Bar() as bar:
+            _, chosen = search_and_merge(recipe, search, out, force=force, tell=bar)
+        _print_json(chosen) if as_json else _show_rows(chosen.judgement.rows())
         return
     with Bar() as bar:
         merged = merge_models(recipe, out, force=force, tell=bar)
@@ -427,7 +477,7 @@ def merge(
         _print_json(merged.lineage)
         return
     typer.echo(merged.folder)
-    _talk("Merged, not measured: `scaler eval` says whether it was worth it.")
+    _talk("Merged, not measured: a `search:` block in the recipe chooses weights and judges the result.")
 
 
 @app.command()
@@ -444,6 +494,36 @@ def inspect(model: Model, as_json: Json = False) -> None:
 
 
 @app.command()
+def prepare(
+    source: Annotated[Path, typer.Argument(help="A file, or a folder of files of any kind that holds text.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Where the text goes: JSON lines, a card beside it.")],
+    language: Annotated[list[str] | None, typer.Option(help="Keep only this language (en); repeatable.")] = None,
+    quality: Annotated[bool, typer.Option(help="Drop what is not running text.")] = True,
+    near_duplicates: Annotated[bool, typer.Option(help="Drop texts that nearly repeat an earlier one.")] = True,
+    mask_personal: Annotated[bool, typer.Option(help="Mask e-mail addresses, phone and card numbers.")] = False,
+    against: Annotated[list[Path] | None, typer.Option(help="Texts kept for measuring; repeatable.")] = None,
+) -> None:
+    """Make one clean training text of a folder of files, with a card that says what was dropped and why."""
+    from scaler_wizard.prepare import Preparation
+    from scaler_wizard.prepare import prepare as make
+
+    how = Preparation(
+        languages=tuple(language or ()),
+        quality=quality,
+        near_duplicates=near_duplicates,
+        mask_personal=mask_personal,
+        against=tuple(against or ()),
+    )
+    card = make(source, out, how)
+    for name, reason in card.unreadable.items():
+        _talk(f"{name}: {reason}")
+    rows = [("kept", f"{card.kept} of {card.texts} texts in {card.files} files, {card.characters} characters")]
+    rows += [("dropped", f"{found.count} {why} (such as {found.examples[0]})") for why, found in card.dropped.items()]
+    rows += [("masked", f"{count} {kind}") for kind, count in card.masked.items()]
+    _show_rows([*rows, ("use it", f"data: {out}")])
+
+
+@app.command()
 def unpickle(
     folder: Annotated[Path, typer.Argument(help="Model folder with .bin or .pt weights.")],
     out: Annotated[Path, typer.Argument(help="New folder, with safetensors.")],
@@ -454,6 +534,35 @@ def unpickle(
 
     convert_pickled(folder, out, consent=consent)
     typer.echo(out)
+
+
+@app.command()
+def learn(
+    plan: Annotated[Path | None, typer.Argument(help="What past runs say about this plan file.")] = None,
+    out: Annotated[Path | None, typer.Option("-o", "--out", help="Write what was learnt as rules (YAML).")] = None,
+    foreign: Annotated[Path | None, typer.Option("--foreign", help="Show somebody else's rules.")] = None,
+    runs: Runs = RUNS,
+) -> None:
+    """What past runs teach: bands for time, memory and loss, and rules with their support. Changes no setting."""
+    from scaler_wizard.learn import LEAST, as_yaml, gathered, read_rules, remember, rules, told
+    from scaler_wizard.plan import load_plan
+    from scaler_wizard.run import write_whole
+
+    if foreign is not None:
+        typer.echo(as_yaml(read_rules(foreign)), nl=False)
+        return
+    past = gathered(runs)
+    if plan is not None:
+        known = remember(past)
+        if known is None:
+            raise ScalerError(
+                f"{len(past)} runs are known: too few to say", f"from {LEAST} on; the plan's estimates stand"
+            )
+        _show_rows(told(load_plan(plan), known))
+        _talk(f"By {len(past)} runs, shipped ones and yours; the plan and its limits are unchanged.")
+        return
+    found = as_yaml(rules(past))
+    typer.echo(found, nl=False) if out is None else write_whole(out, found)
 
 
 @app.command()

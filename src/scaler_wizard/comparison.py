@@ -14,6 +14,9 @@ from scaler_wizard.metrics import Interval, Measurement, Probe
 from scaler_wizard.story import Story
 from scaler_wizard.wording import UNKNOWN, interval, number, points_interval, share_interval
 
+READING = {"self": "reading", "base": "the base's, reading", None: "reading"}
+"""Whose truncated reading the gain is against."""
+
 
 @dataclass(frozen=True)
 class Compared:
@@ -84,7 +87,7 @@ def _against_truncation(base: Measurement, grown: Measurement, what: str) -> Com
     if gain is None or not _finite(gain):
         return Missing(what, "the same text was not read truncated")
     before = base.context_gain if base.target_length == grown.target_length else None
-    whose = "the base" if grown.truncation_by == "base" else "itself"
+    cut = f"{READING[grown.truncation_by]} the last {tokens(base.native_length)}"
     return Compared(
         what=f"{what} (nats per token)",
         base=interval(before),
@@ -92,7 +95,7 @@ def _against_truncation(base: Measurement, grown: Measurement, what: str) -> Com
         change="above 0 is a gain",
         gain=gain,
         sentence=f"reading {tokens(grown.target_length)} tokens, the grown model's loss is {_lower(gain.value)} than "
-        f"when {whose} reads only the last {tokens(base.native_length)} (gain {interval(gain)} nats per token)",
+        f"{cut} alone (gain {interval(gain)} nats per token)",
     )
 
 
@@ -119,11 +122,11 @@ def _perplexity(loss: float | None) -> str:
 def _needles(base: Measurement, grown: Measurement) -> Iterator[Compared | Missing]:
     lengths = sorted({cell.length for cell in grown.needles} & {cell.length for cell in base.needles})
     if not lengths:
-        yield Missing("retrieval", "no facts were hidden and asked for on both models")
+        yield Missing("retrieval", "no needles were hidden and asked for on both models")
     for length in lengths:
         before, after = (_found(one, length) for one in (base, grown))
         gain = share_gain(wilson(*before), wilson(*after))
-        what = f"facts found in {tokens(length)} tokens"
+        what = f"needles found in {tokens(length)} tokens"
         yield Compared(
             what=what,
             base=f"{before[0]} of {before[1]}",

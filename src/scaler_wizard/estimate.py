@@ -15,15 +15,17 @@ from threadpoolctl import threadpool_limits
 
 from scaler_wizard.architecture import Blueprint
 from scaler_wizard.metrics import MeasureSpec
-from scaler_wizard.phases import Estimate, Phase, Train
+from scaler_wizard.phases import Estimate, Phase, Search, Train
 
 PROBE_SECONDS = 0.06
 MODEL_SHARE = 0.42
 """Share of the matrix product's rate that a whole forward pass reached (SmolLM2-135M, fp32, two cores)."""
 START_SECONDS = 6.0
 """Starting a worker: importing torch and transformers, loading a small model."""
-PROCESS_BYTES = 700 * 2**20
-"""Resident memory of a worker before it loads a model."""
+PROCESS_BYTES = 400 * 2**20
+"""Resident memory of a worker before it loads a model: Python, torch and transformers, the text (measured)."""
+PROVED_TOKENS = 4 * 96
+"""Tokens of the prompts whose logits are compared."""
 STEP_SECONDS = 0.02
 """Overhead of one optimiser step of a very small model."""
 
@@ -76,6 +78,15 @@ def seconds(view: Blueprint, spec: MeasureSpec | None, native: int, threads: int
     return START_SECONDS + flops / (flops_per_second(threads) * MODEL_SHARE)
 
 
+def search_flops(view: Blueprint, search: Search, length: int) -> float:
+    """Every candidate's windows and short text, and the finalists' whole windows (two more are always among them)."""
+    each = [Work(search.windows * search.window, search.window)]
+    last = [Work(search.final_windows * length, length)] if search.finalists else []
+    short = Work(search.short_windows * search.short_length, search.short_length)
+    first = search.evaluations * sum(forward_flops(view, work) for work in [*each, short])
+    return first + (search.finalists + 2) * sum(forward_flops(view, work) for work in [*last, short])
+
+
 def training_flops(view: Blueprint, base: Blueprint, train: Train) -> float:
     """Both arms, forward and backward."""
     tokens = train.steps * train.windows_per_step * train.window
@@ -90,13 +101,21 @@ def phase_flops(phase: Phase, view: Blueprint, base: Blueprint, *, native: int) 
     return trained + sum(forward_flops(view, part) for part in read)
 
 
-def measuring_bytes(view: Blueprint, spec: MeasureSpec | None) -> int:
-    """Peak memory of a measurement: fp32 weights, the cache of one long window, a piece's activations and logits."""
+def measuring_bytes(view: Blueprint, spec: MeasureSpec | None, *, item: int = 4) -> int:
+    """Peak memory of a measurement: weights, the cache of one long window, a piece's activations, and logits in fp32.
+
+    `item` is the size in bytes of a number in the type that the worker computes in.
+    """
     if spec is None:
         return PROCESS_BYTES
-    cached = spec.length * 2 * view.layers * view.kv_heads * view.head_dim * 4 if spec.windows else 0
-    piece = 8192 * (4 * view.hidden + 3 * view.ffn) * 4
-    return PROCESS_BYTES + 4 * view.parameters + 2 * cached + piece + 2 * 512 * view.vocabulary * 4
+    cached = spec.length * 2 * view.layers * view.kv_heads * view.head_dim * item if spec.windows else 0
+    piece = 8192 * (4 * view.hidden + 3 * view.ffn) * item
+    return PROCESS_BYTES + item * view.parameters + 2 * cached + piece + 2 * 512 * view.vocabulary * 4
+
+
+def proving_bytes(view: Blueprint) -> int:
+    """Peak memory of the proof: one model in fp32 beside its file's pages, and both models' logits, read three ways."""
+    return PROCESS_BYTES + (4 + 2) * view.parameters + 2 * 3 * PROVED_TOKENS * view.vocabulary * 4
 
 
 def training_bytes(view: Blueprint, train: Train) -> int:

@@ -4,13 +4,19 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from scaler_wizard.architecture import read_architecture
+from scaler_wizard.errors import ScalerError
 from scaler_wizard.hardware import detect
 from scaler_wizard.metrics import Measurement
 from scaler_wizard.models import resolve
 from scaler_wizard.plan import Setting, measure_spec, target_context
-from scaler_wizard.recipe import Recipe
+from scaler_wizard.recipe import Recipe, count
+
+if TYPE_CHECKING:
+    from scaler_wizard.evals.ruler import RulerScore
 
 EVERY_SECONDS = 5.0
 
@@ -36,6 +42,29 @@ def evaluate_model(model: str, *, context: str | None, data: str) -> Measurement
         native=found.native_context,
         spec=measure_spec(setting, length),
         progress=Talk(),
+    )
+
+
+def ruler_scores(model: str, lengths: Sequence[str], *, data: str, examples: int) -> tuple[RulerScore, ...]:
+    """RULER's thirteen tasks at these lengths ("4K"), on held-out text."""
+    from scaler_wizard.data import load_corpus
+    from scaler_wizard.evals.ruler import TASKS, ruler
+    from scaler_wizard.models import load_model, load_tokenizer, quiet
+
+    source = resolve(model)
+    quiet()
+    essay = max((document.text for document in load_corpus(data).heldout), key=len)
+    try:
+        wanted = [count(length, kilo=1024) for length in lengths]
+    except ValueError as error:
+        raise ScalerError(f"--ruler: {error}", "for example --ruler 4K") from None
+    return ruler(
+        load_model(source.folder),
+        load_tokenizer(source.folder),
+        essay,
+        lengths=wanted,
+        tasks=list(TASKS),
+        examples=examples,
     )
 
 

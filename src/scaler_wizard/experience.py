@@ -52,6 +52,8 @@ class PhaseNeeds(Record):
     """Counted operations of measurement and training."""
     estimated_bytes: int | None
     """Memory that the plan expected."""
+    estimated_seconds: float | None
+    """Time that the plan expected."""
     cpu_seconds: float | None
     """Processor time; null where the journal holds none."""
     peak_bytes: int | None
@@ -138,26 +140,43 @@ def _base(plan: Plan) -> Blueprint | None:
         return None
 
 
-def _needs(run: Run, plan: Plan, base: Blueprint) -> Iterator[PhaseNeeds]:
+def planned(plan: Plan) -> list[tuple[Phase, PhaseNeeds]]:
+    """The phases of a plan as they are compared with past ones; nothing where the base's configuration is gone."""
+    base = _base(plan)
+    return [] if base is None else list(_planned(plan, base))
+
+
+def _planned(plan: Plan, base: Blueprint) -> Iterator[tuple[Phase, PhaseNeeds]]:
     view = base
     for phase in plan.phases:
         if isinstance(phase.change, Grow):
             view = grown(view, phase.change.operators)
+        flops = phase_flops(phase, view, base, native=plan.base.native_context)
+        yield (
+            phase,
+            PhaseNeeds(
+                **_shape(phase, view),
+                flops=flops,
+                estimated_bytes=phase.estimate.memory_bytes,
+                estimated_seconds=phase.estimate.seconds,
+                cpu_seconds=None,
+                peak_bytes=None,
+            ),
+        )
+
+
+def _needs(run: Run, plan: Plan, base: Blueprint) -> Iterator[PhaseNeeds]:
+    for phase, needs in _planned(plan, base):
         begun, gate = run.last("phase_started", phase=phase.slug), run.last("gate", phase=phase.slug)
         if begun is None or gate is None or gate.seq < begun.seq:
             return
         looks = [row.data for row in run.journal.events(begun.seq, kinds=("usage",), phase=phase.slug)]
         spent = [look["cpu_seconds"] for look in looks if look.get("cpu_seconds") is not None]
-        yield PhaseNeeds(
-            **_shape(phase, view, base),
-            flops=phase_flops(phase, view, base, native=plan.base.native_context),
-            estimated_bytes=phase.estimate.memory_bytes,
-            cpu_seconds=max(spent, default=None),
-            peak_bytes=max((look["ram_bytes"] for look in looks), default=None),
-        )
+        peak = max((look["ram_bytes"] for look in looks), default=None)
+        yield needs.model_copy(update={"cpu_seconds": max(spent, default=None), "peak_bytes": peak})
 
 
-def _shape(phase: Phase, view: Blueprint, base: Blueprint) -> dict[str, Any]:
+def _shape(phase: Phase, view: Blueprint) -> dict[str, Any]:
     train = phase.change if isinstance(phase.change, Train) else None
     return {
         "kind": phase.change.kind,

@@ -9,6 +9,7 @@ from typing import Any
 import yaml
 
 from scaler_wizard import __version__
+from scaler_wizard.catalogue import licence_warning
 from scaler_wizard.conclusion import conclude
 from scaler_wizard.gate import tokens
 from scaler_wizard.run import write_whole
@@ -128,9 +129,6 @@ def _said(settings: Any) -> Any:
 
 
 def _licence(story: Story) -> str:
-    licence = story.plan.base.licence
-    if licence is None:
-        return (
-            "The base's files name no licence. The base's licence holds for this model: find it out before you share."
-        )
-    return f"The base is under {plain(licence)}; that licence holds for this model too."
+    licence, warning = story.plan.base.licence, licence_warning(story.plan.base.licence)
+    known = "The base's files name no licence." if licence is None else f"The base is under {plain(licence)}."
+    return f"{known} Its licence holds for this model too." + (f" {plain(warning)}" if warning else "")

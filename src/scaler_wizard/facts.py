@@ -22,6 +22,10 @@ HELD_OUT_NAMES = tuple(
     """Amboril Bravik Caldune Denwist Evoran Fulmore Grendal Harvisk Ilmarin Jelsor Krovan Lindral Mestova Norvell
     Oxmere Pardona Quorin Rendale Sorbik Tolvane Ustrim Verdola Winslet Zandrik""".split()
 )
+CALIBRATION_NAMES = tuple(
+    """Ashvane Berolin Corwith Dunmar Estrill Farolde Gunthar Hesmond Isolvar Jarnick Kolvane Larmond Midrath Nostrel
+    Ovandur Perrick Rothane Sumarel Thorvin Ulverin Varnose Wystan Yestor Zulmire""".split()
+)
 NAMES = TRAIN_NAMES + HELD_OUT_NAMES
 
 TEMPLATES = (
@@ -34,7 +38,13 @@ HELD_OUT_TEMPLATES = (
     "The seal of {name} is {code}.",
     "Now the price of {name} was {code}.",
 )
-ALL_TEMPLATES = TEMPLATES + HELD_OUT_TEMPLATES
+CALIBRATION_TEMPLATES = (
+    "The tax of {name} is {code}.",
+    "And the lot of {name} is {code}.",
+    "The mark of {name} was {code}.",
+)
+"""To choose settings by: neither trained on, so that they are not too easy, nor reported."""
+ALL_TEMPLATES = TEMPLATES + HELD_OUT_TEMPLATES + CALIBRATION_TEMPLATES
 """A template's number is its place in this tuple: the trained ones come first."""
 
 

@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -23,15 +23,19 @@ from scaler_wizard.data import Tokens, encode, load_corpus, windows
 from scaler_wizard.errors import ScalerError
 from scaler_wizard.evals.perplexity import token_nll
 from scaler_wizard.events import Note
+from scaler_wizard.fetch import cache_folder
 from scaler_wizard.grow import new_parameters
 from scaler_wizard.intervals import paired_gain
 from scaler_wizard.lora import add_lora, merge_lora
-from scaler_wizard.models import load_model, load_tokenizer, save_model
+from scaler_wizard.models import load_model, load_tokenizer, resolve, save_model
 from scaler_wizard.phases import Train
 from scaler_wizard.run import write_whole
 from scaler_wizard.task import Task
 from scaler_wizard.train import Arm, Emit, Spans
 from scaler_wizard.untrusted.folder import stage
+
+if TYPE_CHECKING:
+    from scaler_wizard.teacher import Teacher
 
 CALIBRATION_TOKENS = 8_192
 HELD_OUT_TOKENS = 32_768
@@ -65,6 +69,8 @@ class ArmResult:
     seconds: float
     parameters: int
     tokens: int
+    compute: str
+    """Type of the matrix products."""
 
 
 def heal(task: Task, run: Conduct) -> dict[str, Any]:
@@ -73,8 +79,10 @@ def heal(task: Task, run: Conduct) -> dict[str, Any]:
     assert isinstance(settings, Train)
     texts = _texts(task, settings)
     before = [float(value) for value in _held_out(task.current, texts)]
-    grown = _train_arm(task, settings, texts, run, arm="grown", source=task.current, out=task.staging)
-    control = _control(task, settings, texts, run) if settings.control else None
+    grown = _train_arm(
+        task, settings, texts, run, arm="grown", source=task.current, out=task.staging, compute=settings.compute
+    )
+    control = _control(task, settings, texts, run, compute=grown.compute) if settings.control else None
     gain = None
     if control is not None:
         gain = paired_gain(np.array(control.nll_by_window), np.array(grown.nll_by_window), seed=task.seed)
@@ -83,6 +91,7 @@ def heal(task: Task, run: Conduct) -> dict[str, Any]:
             "tokens": grown.tokens,
             "train": settings.train,
             "learning_rate": settings.learning_rate,
+            "compute": grown.compute,
             "held_out_window": settings.window,
             "before": float(np.mean(before)),
             "grown": _summary(grown),
@@ -105,13 +114,13 @@ def _texts(task: Task, settings: Train) -> Texts:
     )
 
 
-def _control(task: Task, settings: Train, texts: Texts, run: Conduct) -> ArmResult:
+def _control(task: Task, settings: Train, texts: Texts, run: Conduct, *, compute: str) -> ArmResult:
     """The base under the current rotary settings: only growth tells the two arms apart."""
     run.emit(Note(text="The control: the base, trained on the same tokens."))
     source, out = task.scratch / "control-base", task.scratch / "control"
     control_base(task.base.folder, task.current, source)
     out.mkdir(exist_ok=True)
-    return _train_arm(task, settings, texts, run, arm="control", source=source, out=out)
+    return _train_arm(task, settings, texts, run, arm="control", source=source, out=out, compute=compute)
 
 
 def control_base(base: Path, current: Path, folder: Path) -> None:
@@ -138,10 +147,21 @@ def _summary(arm: ArmResult) -> dict[str, Any]:
 
 
 def _train_arm(
-    task: Task, settings: Train, texts: Texts, run: Conduct, *, arm: Arm, source: Path, out: Path
+    task: Task,
+    settings: Train,
+    texts: Texts,
+    run: Conduct,
+    *,
+    arm: Arm,
+    source: Path,
+    out: Path,
+    compute: str,
 ) -> ArmResult:
     """Train one arm from `source`, write it to `out`, measure it there; a finished arm is not trained again."""
-    from scaler_wizard.train import Trainer, text_of
+    import torch
+
+    from scaler_wizard.batches import text_of
+    from scaler_wizard.train import Trainer
 
     done = task.scratch / f"{arm}.json"
     if done.exists():
@@ -156,7 +176,7 @@ def _train_arm(
             tokenizer,
             settings,
             native=task.base.native_context,
-            target=task.target_context,
+            target=settings.target or task.target_context,
             seed=task.seed,
         ),
         settings=settings,
@@ -166,19 +186,33 @@ def _train_arm(
         snapshot=task.scratch / f"{arm}.pt",
         should_stop=run.should_stop,
         seed=task.seed,
+        compute=None if compute == "auto" else getattr(torch, compute),
         arm=arm,
         spans=spans,
+        teacher=(teacher := _teacher(task, settings, tokenizer)),
     )
     trainer.run()
+    if teacher is not None:
+        run.emit(Note(text=f"The teacher read {teacher.asked} tokens; what it had read before was still there."))
     save_model(_stock(model, texts), out, like=source)
     result = ArmResult(
         nll_by_window=[float(value) for value in _held_out(out, texts)],
         seconds=time.monotonic() - begun,
         parameters=read_architecture(out).parameters,
         tokens=settings.steps * settings.windows_per_step * settings.window,
+        compute=str(trainer.compute).removeprefix("torch."),
     )
     write_whole(done, json.dumps(vars(result)))
     return result
+
+
+def _teacher(task: Task, settings: Train, tokenizer: Any) -> Teacher | None:
+    from scaler_wizard.teacher import hire
+
+    if (how := settings.distil) is None:
+        return None
+    folder = task.base.folder if how.teacher == "base" else resolve(how.teacher).folder
+    return hire(how, folder=folder, student=tokenizer, cache=cache_folder() / "teachers")
 
 
 def _learner(task: Task, settings: Train, arm: Arm, source: Path) -> tuple[Any, Spans | None]:

@@ -6,6 +6,8 @@ from typing import Any
 
 import torch
 
+from scaler_wizard.fused import fuse_adapters
+
 LARGEST_DIFFERENCE = 1e-3
 
 
@@ -17,7 +19,9 @@ def add_lora(model: Any, *, rank: int, seed: int) -> Any:
     settings = LoraConfig(
         r=rank, lora_alpha=16, use_rslora=True, target_modules="all-linear", lora_dropout=0.0, bias="none"
     )
-    return get_peft_model(model, settings)
+    adapted = get_peft_model(model, settings)
+    fuse_adapters(adapted)
+    return adapted
 
 
 @torch.no_grad()

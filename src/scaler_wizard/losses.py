@@ -19,42 +19,59 @@ class _LinearCrossEntropy(torch.autograd.Function):  # type: ignore[misc]
 
     @staticmethod
     def forward(
-        ctx: Any, hidden: torch.Tensor, weight: torch.Tensor, targets: torch.Tensor, weights: torch.Tensor
+        ctx: Any,
+        hidden: torch.Tensor,
+        weight: torch.Tensor,
+        targets: torch.Tensor,
+        shares: torch.Tensor,
+        dtype: torch.dtype,
+        softcap: float | None,
     ) -> torch.Tensor:
-        need_hidden, need_weight = hidden.requires_grad, weight.requires_grad
-        grad_hidden = torch.empty_like(hidden) if need_hidden else None
-        grad_weight = torch.zeros_like(weight) if need_weight else None
-        total = hidden.new_zeros(())
+        matrix, rows = weight.to(dtype), hidden.to(dtype)
+        grad_hidden = torch.empty_like(hidden) if ctx.needs_input_grad[0] else None
+        grad_weight = torch.zeros_like(weight) if ctx.needs_input_grad[1] else None
+        total = shares.new_zeros(())
         for at in range(0, len(targets), CHUNK):
-            piece, goal, share = hidden[at : at + CHUNK], targets[at : at + CHUNK], weights[at : at + CHUNK]
-            logits = functional.linear(piece, weight)
-            log_p = functional.log_softmax(logits, dim=-1, dtype=torch.promote_types(logits.dtype, torch.float32))
+            piece, goal, share = rows[at : at + CHUNK], targets[at : at + CHUNK], shares[at : at + CHUNK]
+            logits = functional.linear(piece, matrix)
+            bent = None if softcap is None else torch.tanh(logits.to(shares.dtype) / softcap)
+            log_p = functional.log_softmax(logits if bent is None else softcap * bent, dim=-1, dtype=shares.dtype)
             total -= (log_p.gather(1, goal[:, None])[:, 0] * share).sum()
             slope = log_p.exp_()
             slope[torch.arange(len(goal), device=goal.device), goal] -= 1
-            slope = (slope * share[:, None]).to(hidden.dtype)
+            slope = (slope if bent is None else slope.mul_(1 - bent * bent)).to(dtype)
             if grad_hidden is not None:
-                grad_hidden[at : at + CHUNK] = slope @ weight
+                grad_hidden[at : at + CHUNK] = (slope @ matrix) * share[:, None]
             if grad_weight is not None:
-                grad_weight.addmm_(slope.T, piece)
+                grad_weight += slope.T @ (piece * share[:, None].to(dtype))
         ctx.save_for_backward(grad_hidden, grad_weight)
         return total
 
     @staticmethod
-    def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, torch.Tensor | None, None, None]:
+    def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         grad_hidden, grad_weight = ctx.saved_tensors
-        scale = [None if found is None else found * grad for found in (grad_hidden, grad_weight)]
-        return scale[0], scale[1], None, None
+        scale = [None if found is None else found.mul_(grad) for found in (grad_hidden, grad_weight)]
+        return scale[0], scale[1], None, None, None, None
 
 
 def linear_cross_entropy(
-    hidden: torch.Tensor, weight: torch.Tensor, targets: torch.Tensor, *, weights: torch.Tensor | None = None
+    hidden: torch.Tensor,
+    weight: torch.Tensor,
+    targets: torch.Tensor,
+    *,
+    weights: torch.Tensor | None = None,
+    dtype: torch.dtype | None = None,
+    softcap: float | None = None,
 ) -> torch.Tensor:
-    """Mean of -log softmax(hidden @ weight.T)[target], nats; differentiable in `hidden` and `weight`.
+    """Mean of -log softmax(hidden @ weight.T)[target], nats; differentiable once in `hidden` and `weight`.
 
-    hidden (tokens, hidden), weight (vocabulary, hidden), targets (tokens,), weights (tokens,) count each token.
+    hidden (tokens, hidden), weight (vocabulary, hidden), targets (tokens,), weights (tokens,) count each token. The
+    matrix products run in `dtype` (as hidden where it is left out), the softmax in fp32 at least. `softcap` bends the
+    logits to softcap * tanh(logits / softcap), as Gemma 2 does.
     """
-    shares = torch.ones_like(targets, dtype=hidden.dtype) if weights is None else weights.to(hidden.dtype)
-    total = _LinearCrossEntropy.apply(hidden, weight, targets, shares)
+    dtype = dtype or hidden.dtype
+    shares = torch.ones_like(targets, dtype=torch.promote_types(dtype, torch.float32)) if weights is None else weights
+    shares = shares.to(torch.promote_types(dtype, torch.float32))
+    total = _LinearCrossEntropy.apply(hidden, weight, targets, shares, dtype, softcap)
     mean: torch.Tensor = total / shares.sum()
     return mean

@@ -15,6 +15,7 @@ from scaler_wizard import __version__
 from scaler_wizard.architecture import Architecture, Blueprint, read_architecture
 from scaler_wizard.beside import beside, put, refuse_place, sweep
 from scaler_wizard.errors import ScalerError
+from scaler_wizard.matching import matched
 from scaler_wizard.merge import METHODS, Method, Parent, merge_program
 from scaler_wizard.merge.adapters import adapted, read_adapter
 from scaler_wizard.merge.preflight import check, check_tokenizers
@@ -53,7 +54,7 @@ class Lineage(Record):
     models: tuple[Ancestor, ...]
     """The base and the models."""
     reconciled: tuple[str, ...]
-    """Settings that differed between the models, and which were kept."""
+    """What differed between the models, and what was done about it."""
     parameters: int
     """Size of the merged model."""
     files: dict[str, str | None]
@@ -93,10 +94,14 @@ def prepare(recipe: Path | Method) -> Prepared:
     """Read a recipe and its models' configurations, headers and samples; refuse what would spoil the merge."""
     method = recipe if isinstance(recipe, Method) else load_merge(recipe, METHODS)
     _refuse_unlisted(method)
-    parents = {name: _parent(name) for name in names_of(method)}
+    parents: Mapping[str, Parent] = {name: _parent(name) for name in names_of(method)}
+    grown: tuple[str, ...] = ()
+    if method.grow:
+        parents, grown, seed = matched(parents)
+        method = method.model_copy(update={"seed": method.seed or seed or 0})
     reconciled = check(method, parents)
     check_tokenizers(method, parents)
-    return Prepared(method, parents, merge_program(method, parents), reconciled)
+    return Prepared(method, parents, merge_program(method, parents), (*grown, *reconciled))
 
 
 def names_of(method: Method) -> list[str]:

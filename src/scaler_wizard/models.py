@@ -172,7 +172,6 @@ def load_model(folder: Path, *, dtype: str | None = None) -> Any:
             local_files_only=True,
             trust_remote_code=False,
             use_safetensors=True,
-            attn_implementation="sdpa",
         )
     return model.to(device).eval()
 

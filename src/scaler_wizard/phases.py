@@ -11,7 +11,7 @@ from pydantic import Field
 from scaler_wizard.events import Stage
 from scaler_wizard.grow import Operator
 from scaler_wizard.metrics import MeasureSpec
-from scaler_wizard.recipe import Breaker, GateLimits, Limits
+from scaler_wizard.recipe import Breaker, Distil, GateLimits, Limits
 from scaler_wizard.record import Record, to_json
 
 
@@ -31,6 +31,33 @@ class Grow(Record):
     """Exact number of parameters afterwards."""
 
 
+class Search(Record):
+    """Find the rotary settings for this model on calibration text, instead of taking a method's defaults."""
+
+    evaluations: Annotated[int, Field(ge=1)] = 30
+    """Candidates that are scored, the six of the grid among them; finalists come on top."""
+    minutes: Annotated[float, Field(gt=0)]
+    """Wall time; the best so far is taken when it is over."""
+    window: Annotated[int, Field(ge=32)]
+    """Tokens of a scored window; one shorter than the target reaches it by skipped positions."""
+    windows: Annotated[int, Field(ge=1)]
+    """Windows scored for each candidate."""
+    facts: Annotated[int, Field(ge=1)] = 1
+    """Far facts in each window."""
+    digits: Annotated[int, Field(ge=1)]
+    """Digits of a fact's code."""
+    short_length: Annotated[int, Field(ge=16)]
+    """Tokens of a short window."""
+    short_windows: Annotated[int, Field(ge=1)]
+    """Short windows scored for each candidate."""
+    finalists: Annotated[int, Field(ge=0)]
+    """Best candidates that are scored again, on other windows of the true length; these scores decide."""
+    final_windows: Annotated[int, Field(ge=1)]
+    """Windows of the true length."""
+    seed: int = 0
+    """Seed of the sample and of the search."""
+
+
 class Extend(Record):
     """P2: one rung of the ladder to a longer window."""
 
@@ -39,8 +66,10 @@ class Extend(Record):
     """Window afterwards, in tokens."""
     method: str = "yarn"
     """How the rotary frequencies change."""
-    options: dict[str, float] = Field(default={})
+    options: dict[str, float | tuple[float, ...]] = Field(default={})
     """Settings of the method that differ from its defaults."""
+    search: Search | None = None
+    """Look for better settings than these; null: take them as they are."""
 
 
 class Train(Record):
@@ -61,20 +90,28 @@ class Train(Record):
     """Share of windows trained at native length and positions, as a guard of short text."""
     skip_share: Annotated[float, Field(ge=0, le=1)] = 0.0
     """Share of windows with skipped positions out to the target length (PoSE, arXiv:2309.10400)."""
+    target: int | None = None
+    """The target length, in tokens; null: the longest window of the run."""
     needle_share: Annotated[float, Field(ge=0, le=0.1)] = 0.0
     """Share of windows that carry a fact to retrieve."""
     learning_rate: Annotated[float, Field(gt=0)]
     """Peak learning rate."""
     warmup_steps: Annotated[int, Field(ge=0)]
-    """Steps of linear warm-up; cosine decay to a tenth follows."""
+    """Steps of linear warm-up; the schedule follows."""
+    schedule: Literal["cosine", "wsd"] = "cosine"
+    """Cosine to a tenth of the peak, or the peak held and a decay to 0 in the last fifth (warm-up, stable, decay)."""
     weight_decay: Annotated[float, Field(ge=0)] = 0.0
     """AdamW weight decay."""
     clip: Annotated[float, Field(gt=0)] = 1.0
     """Largest gradient norm."""
     lora_rank: Annotated[int, Field(ge=1)] = 16
     """Rank of the adapters where `train` is lora (rank-stabilised scaling)."""
+    distil: Distil | None = None
+    """A teacher to learn from as well; null where there is none."""
     evaluate_every: Annotated[int, Field(ge=1)]
     """Steps between evaluations on calibration text."""
+    compute: Literal["auto", "float32", "bfloat16"] = "auto"
+    """Type of the matrix products; auto times both on this machine and takes the faster one, for both arms."""
     checkpointing: bool = False
     """Recompute activations in the backward pass to save memory."""
     control: bool = True

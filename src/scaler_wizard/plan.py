@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -12,11 +14,15 @@ import yaml
 from scaler_wizard.architecture import Architecture, Blueprint, read_architecture
 from scaler_wizard.catalogue import find, licence_warning
 from scaler_wizard.context.ladder import ladder
+from scaler_wizard.context.rope import METHODS, cautions
 from scaler_wizard.contract import Contract
 from scaler_wizard.errors import ScalerError
 from scaler_wizard.estimate import (
+    MODEL_SHARE,
     flops_per_second,
     measuring_bytes,
+    proving_bytes,
+    search_flops,
     seconds,
     total,
     training_bytes,
@@ -27,10 +33,10 @@ from scaler_wizard.grow import Operator, grown
 from scaler_wizard.hardware import Hardware
 from scaler_wizard.metrics import MeasureSpec
 from scaler_wizard.models import Source
-from scaler_wizard.phases import Base, Baseline, Change, Estimate, Export, Extend, Grow, Phase, Plan, Train
+from scaler_wizard.phases import Base, Baseline, Change, Estimate, Export, Extend, Grow, Phase, Plan, Search, Train
 from scaler_wizard.recipe import Heal, Recipe, count, factor, load_yaml
 from scaler_wizard.record import explicit
-from scaler_wizard.target import solve, target_size
+from scaler_wizard.target import Solution, solve, target_size
 
 SMALL = 20_000_000
 """Parameters below which everything is measured on many windows at once and trained whole."""
@@ -58,6 +64,12 @@ class Setting:
     def native(self) -> int:
         """Window of the base."""
         return self.base.native_context
+
+    @property
+    def item_bytes(self) -> int:
+        """Bytes of a number while measuring: the worker takes bfloat16 where the machine is made for it."""
+        fast = {"AVX512-bf16", "AMX-bf16", "BF16"} & set(self.hardware.instructions or ())
+        return 2 if fast or self.hardware.vram_bytes else 4
 
     @property
     def threads(self) -> int:
@@ -138,8 +150,14 @@ def _growth(setting: Setting, target: int) -> tuple[tuple[Operator, ...], tuple[
     if wish is None:
         return (), ()
     size = target_size(wish, setting.base, item_bytes=setting.base.item_bytes)
-    solution = solve(setting.base, size, context=target, allow=setting.recipe.allow)
+    solution = _solved(json.dumps(dict(setting.base.config), sort_keys=True), size, target, setting.recipe.allow)
     return tuple(solution.operators), solution.reasons  # type: ignore[arg-type]
+
+
+@lru_cache(maxsize=256)
+def _solved(config: str, size: int, target: int, allow: tuple[str, ...] | None) -> Solution:
+    """Whoever looks for a plan that fits asks for the same growth again and again."""
+    return solve(Blueprint(json.loads(config)), size, context=target, allow=allow)
 
 
 def _notes(setting: Setting, target: int) -> Iterator[str]:
@@ -149,6 +167,9 @@ def _notes(setting: Setting, target: int) -> Iterator[str]:
         yield "heal.control: false: nobody will know whether simply training the base would have done as well"
     if UNASKED_WINDOW < target == setting.native:
         yield f"the window stays at {tokens(target)} and is measured out to {tokens(UNASKED_WINDOW)} only"
+    method = setting.recipe.extend.method or "yarn"
+    if target > setting.native and method in METHODS:
+        yield from cautions(setting.base, target, method)
     if target > 2 * setting.native:
         rungs = len(ladder(setting.native, target))
         yield f"the window grows {target / setting.native:g}x in {rungs} rungs, a gate each"
@@ -186,14 +207,13 @@ def _phases(setting: Setting, target: int, operators: tuple[Operator, ...], view
     for rung in ladder(setting.native, target):
         title = f"window {tokens(window)} -> {tokens(rung)}"
         rung_spec = _rung_spec(spec, rung, last=rung == target)
-        yield (
-            "P2",
-            f"extend-{rung}",
-            title,
-            Extend(length=rung),
-            rung_spec,
-            _measuring(setting, view, rung_spec, disk=0),
-        )
+        stretch = extend_settings(setting, rung)
+        yield "P2", f"extend-{rung}", title, stretch, rung_spec, _stretching(setting, view, stretch, rung_spec)
+        if recipe.extend.heal_rungs and recipe.heal is not False and rung < target:
+            train = train_settings(setting, recipe.heal, rung, grows=bool(operators))
+            train = train.model_copy(update={"target": rung})
+            told = f"training at {tokens(rung)}"
+            yield "P3", f"heal-{rung}", told, train, rung_spec, _training(setting, view, train, rung_spec)
         window = rung
     if recipe.heal is not False:
         train = train_settings(setting, recipe.heal, target, grows=bool(operators))
@@ -236,6 +256,29 @@ def _rung_spec(spec: MeasureSpec, rung: int, *, last: bool) -> MeasureSpec:
     return spec.model_copy(update=changes | {"probe_items": 0})
 
 
+def extend_settings(setting: Setting, rung: int) -> Extend:
+    """The method that was named, or a search: over whole windows for small models, else skipped positions first."""
+    wish, small = setting.recipe.extend, setting.small
+    if wish.method is not None and wish.method not in METHODS:
+        raise ScalerError(f"extend.method: {wish.method}: no such method", f"known: {', '.join(METHODS)}")
+    if not (small and wish.method is None if wish.search is None else wish.search):
+        return Extend(length=rung, method=wish.method or "yarn")
+    search = Search(
+        evaluations=wish.evaluations or 30,
+        minutes=wish.minutes or (2 if small else 30),
+        window=rung if small else min(1536, rung),
+        windows=24 if small else 5,
+        facts=1 if small else 3,
+        digits=4 if small else 7,
+        short_length=min(setting.native, 512),
+        short_windows=72 if small else 8,
+        finalists=5 if small else 2,
+        final_windows=48 if small else 1,
+        seed=setting.recipe.seed,
+    )
+    return Extend(length=rung, search=search)
+
+
 def train_settings(setting: Setting, heal: Heal, target: int, *, grows: bool) -> Train:
     """Small models learn whole, at full length; large ones a little, in short windows with skipped positions."""
     small = setting.small
@@ -255,6 +298,8 @@ def train_settings(setting: Setting, heal: Heal, target: int, *, grows: bool) ->
         needle_share=0.1 if small and target > setting.native else 0.0,
         learning_rate=heal.learning_rate or (2e-3 if small else 2e-4),
         warmup_steps=max(1, steps // 20),
+        schedule=heal.schedule,
+        distil=heal.distil,
         lora_rank=heal.lora_rank or 16,
         evaluate_every=max(1, steps // 10),
         checkpointing=False,
@@ -268,17 +313,27 @@ def train_settings(setting: Setting, heal: Heal, target: int, *, grows: bool) ->
 def _measuring(setting: Setting, view: Blueprint, spec: MeasureSpec, *, disk: int) -> Estimate:
     return Estimate(
         seconds=seconds(view, spec, setting.native, setting.threads),
-        memory_bytes=measuring_bytes(view, spec),
+        memory_bytes=max(measuring_bytes(view, spec, item=setting.item_bytes), proving_bytes(view) if disk else 0),
         disk_bytes=disk + 4 * 2**20,
         basis=_basis(setting),
     )
+
+
+def _stretching(setting: Setting, view: Blueprint, stretch: Extend, spec: MeasureSpec) -> Estimate:
+    search = stretch.search
+    extra = 0.0 if search is None else search_flops(view, search, stretch.length)
+    most = 0.0 if search is None else search.minutes * 60
+    searching = min(most, extra / flops_per_second(setting.threads) / MODEL_SHARE)
+    measuring = _measuring(setting, view, spec, disk=0)
+    assert measuring.seconds is not None
+    return measuring.model_copy(update={"seconds": measuring.seconds + searching})
 
 
 def _training(setting: Setting, view: Blueprint, train: Train, spec: MeasureSpec) -> Estimate:
     extra = training_flops(view, setting.base, train)
     return Estimate(
         seconds=seconds(view, spec, setting.native, setting.threads, extra=extra),
-        memory_bytes=max(training_bytes(view, train), measuring_bytes(view, spec)),
+        memory_bytes=max(training_bytes(view, train), measuring_bytes(view, spec, item=setting.item_bytes)),
         disk_bytes=_bytes(view) + 4 * 2**20,
         basis=_basis(setting),
     )
@@ -286,7 +341,7 @@ def _training(setting: Setting, view: Blueprint, train: Train, spec: MeasureSpec
 
 def _basis(setting: Setting) -> str:
     rate = flops_per_second(setting.threads) / 1e9
-    return f"counted operations at {rate:.0f} GFLOP/s, probed on {setting.threads} threads just now; weights in fp32"
+    return f"counted operations at {rate:.0f} GFLOP/s, probed on {setting.threads} threads just now"
 
 
 def _bytes(view: Blueprint) -> int:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import AfterValidator, BeforeValidator, Field
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from scaler_wizard.errors import ScalerError
 from scaler_wizard.record import Record
@@ -126,6 +126,28 @@ class Breaker(Record):
     """Stop the phase and go back, or only warn; NaN, infinity and the memory ceiling always stop."""
 
 
+class Distil(Record):
+    """Also learn from a teacher's whole distribution, not only from the next token."""
+
+    teacher: str = "base"
+    """The model before growth (against forgetting), or a folder, a GGUF file or a hub id with the same vocabulary."""
+    weight: Annotated[float, Field(gt=0, le=1)] = 0.5
+    """Share of the loss that comes from the teacher."""
+    temperature: Annotated[float, Field(gt=0, le=10)] = 1.0
+    """Above 1, unlikely tokens count more."""
+    divergence: Literal["forward", "reverse", "jsd"] = "forward"
+    """Forward covers all that the teacher would say, reverse keeps to it, jsd stands between."""
+    keep: Literal["likeliest", "states", "nothing"] = "likeliest"
+    """What is kept on disk of the teacher: its likeliest tokens (288 bytes a token), its hidden states (exact, 2 bytes
+    for each hidden unit), or nothing (it is asked at every step). Reverse and jsd need states or nothing."""
+
+    @model_validator(mode="after")
+    def _exact(self) -> Distil:
+        if self.keep == "likeliest" and self.divergence != "forward":
+            raise ValueError(f"divergence {self.divergence} needs keep: states or nothing")
+        return self
+
+
 class Heal(Record):
     """Training after growth."""
 
@@ -135,12 +157,32 @@ class Heal(Record):
     """What learns: new parameters only, low-rank adapters, or everything; chosen by the plan where left out."""
     learning_rate: Annotated[float, Field(gt=0)] | None = None
     """Peak learning rate; chosen by the plan where left out."""
+    schedule: Literal["cosine", "wsd"] = "cosine"
+    """Cosine to a tenth of the peak, or the peak held and a decay to 0 in the last fifth (warm-up, stable, decay)."""
     window: Tokens | None = None
     """Tokens per training window; chosen by the plan where left out."""
+    distil: Distil | None = None
+    """A teacher to learn from as well."""
     lora_rank: Annotated[int, Field(ge=1, le=1024)] | None = None
     """Rank of the adapters, for train: lora."""
     control: bool = True
     """Also train the base on the same tokens, to know whether growth paid."""
+
+
+class Stretch(Record):
+    """How the window grows."""
+
+    method: str | None = None
+    """How the rotary frequencies change: yarn, llama3, ntk, linear, dynamic or searched; yarn where left out."""
+    search: bool | None = None
+    """Look for better settings on calibration text; left out: for models that take seconds to score, and where no
+    method is named."""
+    minutes: Annotated[float, Field(gt=0)] | None = None
+    """Longest search at each rung; chosen by the plan where left out."""
+    evaluations: Annotated[int, Field(ge=1, le=1000)] | None = None
+    """Candidates that a search scores; chosen by the plan where left out."""
+    heal_rungs: bool = False
+    """Also train after every rung but the last, which is followed by `heal`."""
 
 
 class Measure(Record):
@@ -171,6 +213,8 @@ class Recipe(Record):
     """Text to heal with and to measure on: `kjv` (King James Bible, public domain) or a file or folder of text."""
     heal: Heal | Literal[False] = Heal()
     """Training after growth; false leaves it out."""
+    extend: Stretch = Stretch()
+    """How the window grows."""
     measure: Measure = Measure()
     """How thoroughly to measure."""
     limits: Limits = Limits()

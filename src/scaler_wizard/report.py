@@ -68,7 +68,7 @@ def sections(story: Story, drawn: Sequence[Picture]) -> Iterator[Section]:
         yield Section("Does the window hold?", (by_name["nll_by_position"], _positions(story)))
     yield Section("Base and grown model", tuple(_figures(story)))
     if "needles" in by_name:
-        yield Section("Are facts found again?", (by_name["needles"], NEEDLES))
+        yield Section("Are needles found?", (by_name["needles"], NEEDLES))
     if "training" in by_name:
         yield Section("Training", (by_name["training"],))
     if "parameters" in by_name:
@@ -81,8 +81,8 @@ def sections(story: Story, drawn: Sequence[Picture]) -> Iterator[Section]:
 
 
 NEEDLES = (
-    "Made-up facts are hidden in held-out text and asked for at its end. A fact is found where every token of the "
-    "answer is the model's first choice. Each cell: found of asked."
+    "A needle is a made-up fact, hidden in held-out text and asked for at its end. It is found where every token of "
+    "the answer is the model's first choice. Each cell: found of asked."
 )
 OWN_GATE = "The gate of the export itself comes after this report; the run's log has it."
 NEXT = """\

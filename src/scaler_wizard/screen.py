@@ -154,8 +154,9 @@ class Screen:
 class Bar:
     """What a verb without a run is doing, on standard error: one line that moves, or a line a tenth in a log."""
 
-    def __init__(self, *, out: TextIO = sys.stderr) -> None:
-        self._out, self._live = out, out.isatty()
+    def __init__(self, *, out: TextIO | None = None) -> None:
+        self._out = out or sys.stderr  # looked up now: it may have been replaced since this file was read
+        self._live = self._out.isatty()
         self._shown = ("", -1)
 
     def __enter__(self) -> Bar:

@@ -46,8 +46,8 @@ class Table:
 
 
 def plain(text: str) -> str:
-    """Text that Markdown shows as it is: nothing in it becomes a link, a tag or a column."""
-    return re.sub(r"([\\`*_\[\]|<>&])", r"\\\1", " ".join(text.split()))
+    """Text that Markdown shows as it is: nothing in it becomes a link, a tag, an entity or a column."""
+    return re.sub(r"([\\`*_|<]|&(?=[#\w]+;)|\](?=[(\[:])|^[>#])", r"\\\1", " ".join(text.split()))
 
 
 def measurements(story: Story) -> Table:
@@ -84,10 +84,10 @@ def control(story: Story) -> Table | None:
 
 
 def lineage(story: Story) -> Table:
-    """Every phase that the grown model stands on."""
+    """Every phase that the grown model stands on; what its gate asked next is left out."""
     return Table(
         ("phase", "what was done", "result"),
-        tuple((one.phase.slug, done(one.phase.change), one.sentence) for one in story.phases),
+        tuple((one.phase.slug, done(one.phase.change), one.sentence.split("; ")[0]) for one in story.phases),
     )
 
 

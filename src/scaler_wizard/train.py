@@ -1,31 +1,36 @@
 """The training loop, the only one in the house: grown parameters, adapters or everything, on packed text.
 
-Made for CPUs too: no gradient flows where nothing learns, the loss never holds all logits, and what a step sees is a
-pure function of (seed, step), so that a resumed training is bitwise the uninterrupted one and a control arm reads the
-same tokens in the same order.
+Made for CPUs too: no gradient flows where nothing learns, attention stays inside its piece of text, the loss never
+holds all logits. What a step sees is a pure function of (seed, step), so a resumed training is bitwise the
+uninterrupted one and a control arm reads the same tokens in the same order.
 """
 
 from __future__ import annotations
 
+import gc
 import math
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
-import numpy as np
 import torch
 
-from scaler_wizard.data import Tokens, TrainingWindows, training_windows
+from scaler_wizard.attention import by_piece
+from scaler_wizard.batches import Batch, Text, batches, targets_of
+from scaler_wizard.distill import View, distilled_loss
 from scaler_wizard.events import Evaluated, Note, Step, Telegram, WorkerEvent
-from scaler_wizard.facts import TRAIN_NAMES, answer, make_facts, question, statement
 from scaler_wizard.losses import linear_cross_entropy
 from scaler_wizard.phases import Train
+from scaler_wizard.schedule import learning_rate
 
 SNAPSHOT_SECONDS = 20.0
+SNAPSHOT_SHARE = 0.05
+"""Largest part of the time that goes into snapshots of large models."""
+PROBE_TOKENS = 256
+PROBES = 3
 EVENT_SECONDS = 0.25
 Arm = Literal["grown", "control"]
 Emit = Callable[[WorkerEvent], None]
@@ -61,26 +66,14 @@ class Watch(Protocol):
         """Remember it again."""
 
 
-@dataclass(frozen=True)
-class Text:
-    """What to train on: windows of text, and how to make variants of them."""
+class Asked(Protocol):
+    """A teacher, as the loop sees it."""
 
-    windows: TrainingWindows
-    tokenizer: Any
-    native: int
-    """Tokens of the base's window: the length of short pieces."""
-    target: int
-    """Tokens that skipped positions reach."""
+    def teaches(self, batch: Batch) -> torch.Tensor:
+        """Which tokens of the row it may say something of."""
 
-
-@dataclass(frozen=True)
-class Batch:
-    """One micro-batch: all (windows, tokens)."""
-
-    ids: torch.Tensor
-    positions: torch.Tensor
-    documents: torch.Tensor | None
-    """Equal inside one piece of text; None where every window is one piece."""
+    def view(self, batch: Batch, places: torch.Tensor) -> View:
+        """What it says at these places."""
 
 
 @dataclass
@@ -116,85 +109,6 @@ def _keep_only(
     return lambda gradient: gradient * mask
 
 
-# -- what a step sees --------------------------------------------------------------------------------------------------
-
-
-def batches(text: Text, settings: Train, step: int, seed: int) -> list[Batch]:
-    """The micro-batches of one step; depends on nothing else than its arguments."""
-    short: list[Tokens] = []
-    long: list[tuple[Tokens, Any, Any]] = []
-    for number in range(settings.windows_per_step):
-        index = step * settings.windows_per_step + number
-        row = index % len(text.windows.ids)
-        ids, documents = text.windows.ids[row], text.windows.document_ids[row]
-        chance = np.random.default_rng([seed, index])
-        draw = chance.random()
-        if draw < settings.short_share and settings.window > text.native:
-            short.append(ids[: len(ids) // text.native * text.native].reshape(-1, text.native))
-        elif draw < settings.short_share + settings.skip_share:
-            long.append((ids, _skipped(len(ids), text.target, chance), np.zeros_like(ids)))
-        elif draw > 1 - settings.needle_share:
-            long.append((_with_fact(ids, text.tokenizer, chance), np.arange(len(ids)), np.zeros_like(ids)))
-        else:
-            long.append((ids, _restarting(documents), documents))
-    return [*_short_batches(short, settings, text.native), *_long_batches(long, settings)]
-
-
-def _short_batches(short: list[Tokens], settings: Train, native: int) -> Iterator[Batch]:
-    if not short:
-        return
-    rows = np.concatenate(short)
-    at_once = max(1, settings.micro_batch * settings.window // native)
-    for at in range(0, len(rows), at_once):
-        ids = torch.from_numpy(rows[at : at + at_once].astype(np.int64))
-        yield Batch(ids, torch.arange(native).expand_as(ids), None)
-
-
-def _long_batches(long: list[tuple[Tokens, Any, Any]], settings: Train) -> Iterator[Batch]:
-    for at in range(0, len(long), settings.micro_batch):
-        group = long[at : at + settings.micro_batch]
-        ids, positions, documents = (
-            torch.from_numpy(np.stack(parts).astype(np.int64)) for parts in zip(*group, strict=True)
-        )
-        one_piece = bool((documents == documents[:, :1]).all())
-        yield Batch(ids, positions, None if one_piece else documents)
-
-
-def _skipped(length: int, target: int, chance: np.random.Generator) -> Any:
-    """Positions of two neighbouring pieces with a gap between them (PoSE, arXiv:2309.10400)."""
-    positions = np.arange(length)
-    if target > length:
-        positions[int(chance.integers(1, length // 2 + 1)) :] += int(chance.integers(0, target - length + 1))
-    return positions
-
-
-def _restarting(documents: Tokens) -> Any:
-    """Positions that begin again with every document."""
-    starts = np.flatnonzero(np.diff(documents, prepend=documents[0] - 1))
-    return np.arange(len(documents)) - np.repeat(starts, np.diff(np.append(starts, len(documents))))
-
-
-def _with_fact(ids: Tokens, tokenizer: Any, chance: np.random.Generator) -> Tokens:
-    """The window with a fact written over a random place, and its question and answer over the end."""
-    fact, template = make_facts(1, 4, chance, names=TRAIN_NAMES)[0], int(chance.integers(4))
-    told = tokenizer(f" {statement(fact, template)}", add_special_tokens=False)["input_ids"]
-    asked = tokenizer(f" {question(fact, template)}{answer(fact)}", add_special_tokens=False)["input_ids"]
-    if len(told) + len(asked) > len(ids):
-        return ids
-    place = int(chance.integers(0, len(ids) - len(told) - len(asked) + 1))
-    changed = ids.copy()
-    changed[place : place + len(told)] = told
-    changed[-len(asked) :] = asked
-    return changed
-
-
-def _mask(documents: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-    """Additive attention mask (windows, 1, tokens, tokens): causal, and closed between documents."""
-    same = documents[:, :, None] == documents[:, None, :]
-    allowed = same & torch.ones_like(same[0]).tril()
-    return torch.zeros(allowed.shape, dtype=dtype).masked_fill(~allowed, torch.finfo(dtype).min)[:, None]
-
-
 # -- the loop ----------------------------------------------------------------------------------------------------------
 
 
@@ -213,18 +127,29 @@ class Trainer:
     """File that an interrupted training goes on from."""
     should_stop: Callable[[], bool]
     seed: int
+    compute: torch.dtype | None = None
+    """Type of the matrix products, None: the faster one; what learns, its optimiser and the residual stay in fp32."""
     arm: Arm = "grown"
     spans: Spans | None = None
     """What learns; None: everything that requires a gradient already."""
+    teacher: Asked | None = None
+    """Where the settings distil: whom to ask."""
+    _at_once: int = 0
+    """Windows in memory at once."""
+    _checkpointing: bool = False
 
     def run(self) -> History:
         """Train to the last step. Raises Interrupted or Tripped."""
         parameters = self._prepare()
-        optimizer = torch.optim.AdamW(_groups(self.model, self.settings), lr=0.0, betas=(0.9, 0.95), fused=True)
+        optimizer = torch.optim.AdamW(
+            _groups(self.model, self.settings, self.spans), lr=0.0, betas=(0.9, 0.95), fused=True
+        )
         history = self._restore(optimizer)
+        _narrow_frozen(self.model, self._compute())
         if not history.evaluations:
             self._evaluate(history)
         told = saved = time.monotonic()
+        pause = SNAPSHOT_SECONDS
         while history.step < self.settings.steps:
             if self.should_stop():
                 self._save(optimizer, history)
@@ -237,9 +162,11 @@ class Trainer:
             self._heed(self.watch.observe(event.step, event.loss), event)
             if history.step % self.settings.evaluate_every == 0 or history.step == self.settings.steps:
                 self._evaluate(history)
-            if time.monotonic() - saved > SNAPSHOT_SECONDS:
+            if (now := time.monotonic()) - saved > pause:
                 self._save(optimizer, history)
                 saved = time.monotonic()
+                pause = max(SNAPSHOT_SECONDS, (saved - now) / SNAPSHOT_SHARE)
+        self.model.float()
         return history
 
     def _prepare(self) -> list[torch.nn.Parameter]:
@@ -247,10 +174,34 @@ class Trainer:
         self.model.config.use_cache = False
         if self.spans is not None:
             learn_only(self.model, self.spans)
+        self._at_once = self.settings.micro_batch
         if self.settings.checkpointing:
-            self.model.gradient_checkpointing_enable({"use_reentrant": False})
-            self.model.enable_input_require_grads()
+            self._recompute()
         return [parameter for parameter in self.model.parameters() if parameter.requires_grad]
+
+    def _compute(self) -> torch.dtype:
+        """What the matrix products run in; where nobody chose, both are timed on a short text, forward and backward.
+
+        A matrix product alone does not tell: with narrow layers bfloat16 loses more in between than it wins in them.
+        """
+        if self.compute is None and self.model.device.type == "cuda":
+            self.compute = torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float32
+        if self.compute is None:
+            ids = torch.from_numpy(self.text.windows.ids[:1, :PROBE_TOKENS].astype("int64"))
+            batch = Batch(ids, torch.arange(ids.shape[1])[None], (ids.shape[1],))
+            seconds = {dtype: self._time(batch, dtype) for dtype in (torch.float32, torch.bfloat16)}
+            self.compute = min(seconds, key=lambda dtype: seconds[dtype])
+        return self.compute
+
+    def _time(self, batch: Batch, dtype: torch.dtype) -> float:
+        self.compute, seconds = dtype, []
+        for _ in range(PROBES):
+            begun = time.perf_counter()
+            with by_piece(self.model):
+                self._loss(batch).backward()
+            seconds.append(time.perf_counter() - begun)
+        self.model.zero_grad(set_to_none=True)
+        return min(seconds)
 
     def _step(
         self, optimizer: torch.optim.Optimizer, parameters: list[torch.nn.Parameter], history: History, begun: float
@@ -258,13 +209,7 @@ class Trainer:
         rate = learning_rate(self.settings, history.step)
         for group in optimizer.param_groups:
             group["lr"] = rate
-        pieces = batches(self.text, self.settings, history.step, self.seed)
-        tokens = sum(piece.ids.numel() for piece in pieces)
-        loss = 0.0
-        for piece in pieces:
-            part = self._loss(piece) * (piece.ids.numel() / tokens)
-            part.backward()
-            loss += float(part.detach())
+        loss, tokens = self._backward(history.step)
         norm = float(torch.nn.utils.clip_grad_norm_(parameters, self.settings.clip))
         if math.isfinite(norm):
             optimizer.step()
@@ -282,24 +227,89 @@ class Trainer:
             arm=self.arm,
         )
 
-    def _loss(self, piece: Batch) -> torch.Tensor:
-        device = self.model.device
-        mask = None if piece.documents is None else _mask(piece.documents, torch.float32).to(device)
-        ids = piece.ids.to(device)
-        with autocast(self.model):
+    def _backward(self, step: int) -> tuple[float, int]:
+        """Gradients of the step's mean loss over all its targets; returns the loss and the tokens read.
+
+        Where memory runs out, the step is begun again with half as many windows at once, then with activations made
+        again in the backward pass; the effective batch stays.
+        """
+        while True:
+            try:
+                return self._accumulate(batches(self.text, self.settings, step, self.seed, at_once=self._at_once))
+            except (MemoryError, RuntimeError) as error:
+                if not is_out_of_memory(error) or not self._retreat():
+                    raise
+            self.model.zero_grad(set_to_none=True)
+            gc.collect()
+
+    def _accumulate(self, parts: Sequence[Batch]) -> tuple[float, int]:
+        targets, loss = sum(part.targets for part in parts), 0.0
+        with by_piece(self.model):
+            for part in parts:
+                share = self._loss(part) * (part.targets / targets)
+                share.backward()
+                loss += float(share.detach())
+        return loss, sum(part.ids.numel() for part in parts)
+
+    def _retreat(self) -> bool:
+        """Ask for less memory from now on; False where there is no way left."""
+        if self._at_once > 1:
+            self._at_once //= 2
+            way = f"{self._at_once} windows at once, the effective batch stays {self.settings.windows_per_step}"
+        elif not self._checkpointing:
+            self._recompute()
+            way = "activations are made again in the backward pass, which takes about a third longer"
+        else:
+            return False
+        self.emit(Note(text=f"Memory ran out; training goes on with less: {way}."))
+        return True
+
+    def _recompute(self) -> None:
+        self._checkpointing = True
+        self.model.gradient_checkpointing_enable({"use_reentrant": False})
+
+    def _loss(self, batch: Batch) -> torch.Tensor:
+        """Mean over the batch's targets, nats."""
+        device, compute = self.model.device, self.compute or torch.float32
+        ids, (predictors, predicted) = batch.ids.to(device), targets_of(batch)
+        with autocast(device, compute):
             hidden = backbone(self.model)(
-                input_ids=ids, position_ids=piece.positions.to(device), attention_mask=mask, use_cache=False
+                input_ids=ids, position_ids=batch.positions.to(device), pieces=batch.pieces, use_cache=False
             ).last_hidden_state
-            head = head_weight(self.model)
-        targets, weights = ids[:, 1:], torch.ones_like(ids[:, 1:], dtype=torch.float32)
-        if piece.documents is not None:  # the first token of a document does not follow from the last of another
-            weights = (piece.documents[:, 1:] == piece.documents[:, :-1]).float().to(device)
-        flat = hidden[:, :-1].flatten(0, 1).to(head.dtype)
-        return linear_cross_entropy(flat, head, targets.flatten(), weights=weights.flatten())
+        rows, goals = hidden[0, predictors.to(device)], ids[0, predicted.to(device)]
+        if self.teacher is None:
+            return self._cross_entropy(rows, goals, compute)
+        taught = self.teacher.teaches(batch)[predictors]
+        total = rows.new_zeros(())
+        if not taught.all():
+            total = total + self._cross_entropy(rows[~taught], goals[~taught], compute) * (~taught).sum()
+        if taught.any():
+            view = self.teacher.view(batch, predictors[taught])
+            total = total + self._distilled(rows[taught], goals[taught], view, compute) * taught.sum()
+        return total / len(goals)
+
+    def _cross_entropy(self, rows: torch.Tensor, goals: torch.Tensor, compute: torch.dtype) -> torch.Tensor:
+        config = self.model.config
+        scale, softcap = getattr(config, "logits_scaling", 1.0), getattr(config, "final_logit_softcapping", None)
+        return linear_cross_entropy(rows / scale, head_weight(self.model), goals, dtype=compute, softcap=softcap)
+
+    def _distilled(self, rows: torch.Tensor, goals: torch.Tensor, view: View, compute: torch.dtype) -> torch.Tensor:
+        how, scale = self.settings.distil, getattr(self.model.config, "logits_scaling", 1.0)
+        assert how is not None
+        return distilled_loss(
+            rows / scale,
+            head_weight(self.model),
+            goals,
+            view,
+            weight=how.weight,
+            temperature=how.temperature,
+            dtype=compute,
+        )
 
     def _evaluate(self, history: History) -> None:
         self.model.eval()
-        nll = self.evaluate(self.model)
+        with autocast(self.model.device, self.compute or torch.float32):
+            nll = self.evaluate(self.model)
         self.model.train()
         history.evaluations.append((history.step, nll))
         self.emit(Evaluated(step=history.step, nll=nll, perplexity=math.exp(min(nll, 700.0)), arm=self.arm))
@@ -323,6 +333,9 @@ class Trainer:
             "optimizer": optimizer.state_dict(),
             "history": vars(history),
             "watch": self.watch.state(),
+            "compute": self.compute,
+            "at_once": self._at_once,
+            "checkpointing": self._checkpointing,
         }
         beside = self.snapshot.with_suffix(".new")
         with beside.open("wb") as stream:
@@ -341,25 +354,46 @@ class Trainer:
                     parameter.copy_(state["model"][name])
         optimizer.load_state_dict(state["optimizer"])
         self.watch.restore(state["watch"])
+        self.compute = state["compute"]  # another choice, or other micro-batches, would round otherwise
+        self._at_once = state["at_once"]
+        if state["checkpointing"]:
+            self._recompute()
         history = History(**state["history"])
         self.emit(Note(text=f"Training goes on from step {history.step} of {self.settings.steps}."))
         return history
 
 
-def learning_rate(settings: Train, step: int) -> float:
-    """Linear warm-up, then a cosine to a tenth of the peak; `step` counts from 0."""
-    if step < settings.warmup_steps:
-        return settings.learning_rate * (step + 1) / settings.warmup_steps
-    done = (step - settings.warmup_steps) / max(1, settings.steps - settings.warmup_steps)
-    return settings.learning_rate * (0.1 + 0.9 * (1 + math.cos(math.pi * done)) / 2)
-
-
-def _groups(model: Any, settings: Train) -> list[dict[str, Any]]:
-    """Matrices decay, norms and embeddings do not."""
-    learning = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
-    decay = [p for name, p in learning if p.ndim == 2 and "embed" not in name]
-    rest = [p for name, p in learning if not (p.ndim == 2 and "embed" not in name)]
+def _groups(model: Any, settings: Train, spans: Spans | None) -> list[dict[str, Any]]:
+    """Matrices decay; norms, embeddings and tensors that learn in part do not."""
+    decay: list[torch.nn.Parameter] = []
+    rest: list[torch.nn.Parameter] = []
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            whole = spans is None or spans[name] is None
+            (decay if whole and parameter.ndim == 2 and "embed" not in name else rest).append(parameter)
     return [{"params": decay, "weight_decay": settings.weight_decay}, {"params": rest, "weight_decay": 0.0}]
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """torch says it in its own class on a GPU and in words on a processor; oneDNN in other words."""
+    words = ("not enough memory", "can't allocate memory", "could not create a memory object", "bad_alloc")
+    return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or any(word in str(error) for word in words)
+
+
+def autocast(device: torch.device, compute: torch.dtype) -> torch.autocast:
+    """Matrix products in `compute`, while weights and the residual stay in fp32."""
+    return torch.autocast(device.type, dtype=compute, enabled=compute != torch.float32)
+
+
+@torch.no_grad()
+def _narrow_frozen(model: Any, compute: torch.dtype) -> None:
+    """Keep linear layers that do not learn in the type they compute in, where that changes none of their bits."""
+    head = model.get_output_embeddings()
+    for module in model.modules():
+        if isinstance(module, torch.nn.Linear) and module is not head:
+            own = list(module.parameters(recurse=False))
+            if not any(p.requires_grad for p in own) and all(torch.equal(p.to(compute).to(p.dtype), p) for p in own):
+                module.to(compute)
 
 
 def backbone(model: Any) -> Any:
@@ -372,16 +406,3 @@ def head_weight(model: Any) -> torch.Tensor:
     """The head's matrix (vocabulary, hidden)."""
     weight: torch.Tensor = model.get_output_embeddings().weight
     return weight
-
-
-def autocast(model: Any) -> Any:
-    """bfloat16 for matrix products where the device is faster in it; weights and optimiser stay in fp32."""
-    from scaler_wizard.models import best_dtype
-
-    faster = best_dtype()[0] == "bfloat16"
-    return torch.autocast(model.device.type, dtype=torch.bfloat16) if faster else nullcontext()
-
-
-def text_of(encoded: list[Tokens], tokenizer: Any, settings: Train, *, native: int, target: int, seed: int) -> Text:
-    """Training text from encoded documents."""
-    return Text(training_windows(encoded, settings.window, seed), tokenizer, native, target)

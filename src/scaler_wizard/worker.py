@@ -184,22 +184,22 @@ def grow(task: Task, lines: Lines) -> Done:
 
 
 def extend(task: Task, lines: Lines) -> Done:
-    """P2: write the window's new rotary settings over the same weights and measure."""
-    from scaler_wizard.context.rope import extended_config
+    """P2: choose the window's new rotary settings, write them over the same weights and measure."""
+    from scaler_wizard.extend import extend as choose
 
     change = task.phase.change
     assert isinstance(change, Extend)
+    share = 0.6 if change.search else 0.02
+    config, evidence = choose(task, lambda done, doing: lines.progress(share * done, doing))
+    for caution in evidence["window"]["cautions"]:
+        lines(Note(text=caution))
     stage(task.current, task.staging)
-    config_file = task.staging / "config.json"
-    config = json.loads(config_file.read_text(encoding="utf-8"))
-    native = task.base.native_context
-    config = extended_config(config, change.length, change.method, native=native, **change.options)
-    _replace(config_file, config)
+    _replace(task.staging / "config.json", config)
     tokenizer_file = task.staging / "tokenizer_config.json"
     if tokenizer_file.exists():
         tokenizer = json.loads(tokenizer_file.read_text(encoding="utf-8"))
         _replace(tokenizer_file, tokenizer | {"model_max_length": change.length})
-    return Done(measurement=measured(task, lines))
+    return Done(measurement=measured(task, lines, start=share), evidence=evidence)
 
 
 def _replace(file: Path, data: Any) -> None:

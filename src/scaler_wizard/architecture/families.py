@@ -10,6 +10,19 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+NOT_ROTARY: Mapping[str, str] = {
+    **dict.fromkeys(
+        ("bloom", "mpt"), "ALiBi: distance is a fixed penalty in attention, with no frequencies to stretch"
+    ),
+    **dict.fromkeys(
+        ("gpt2", "gpt_neo", "gpt_bigcode", "opt", "biogpt", "xglm", "ctrl"),
+        "a table of absolute positions: nothing stands beyond its last row",
+    ),
+    **dict.fromkeys(("t5", "mt5"), "relative position buckets, with no frequencies to stretch"),
+    **dict.fromkeys(("mamba", "mamba2", "rwkv"), "no positions at all: it is recurrent"),
+}
+"""Why the window of these architectures cannot be stretched."""
+
 Role = Literal[
     "embedding",  # token -> residual stream
     "head",  # residual stream -> logits

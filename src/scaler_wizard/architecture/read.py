@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from scaler_wizard.architecture.blueprint import Blueprint
-from scaler_wizard.architecture.families import FAMILIES
+from scaler_wizard.architecture.families import FAMILIES, NOT_ROTARY
 from scaler_wizard.architecture.header import Tensor, read_header
 from scaler_wizard.errors import ScalerError
 from scaler_wizard.untrusted.folder import cleaned
@@ -63,6 +63,11 @@ def read_config(file: Path) -> dict[str, Any]:
     """config.json of a supported, unquantised family; references to code are dropped."""
     config = _json(file, "point at a folder with config.json and *.safetensors")
     model_type = str(config.get("model_type"))
+    if model_type in NOT_ROTARY:
+        raise ScalerError(
+            f"{file.parent.name}: architecture {model_type!r} is not supported: it has {NOT_ROTARY[model_type]}",
+            f"take a model with rotary positions: {', '.join(FAMILIES)}",
+        )
     if model_type not in FAMILIES:
         raise ScalerError(
             f"{file.parent.name}: architecture {model_type!r:.60} is not supported",

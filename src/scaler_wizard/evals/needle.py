@@ -121,9 +121,9 @@ def ask(model: Any, tokenizer: Any, planted: Planted, read: int, cache: Any) -> 
     return tuple(cell(read, depth, found) for depth, found in sorted(scores.items()))
 
 
-def question_and_code(tokenizer: Any, fact: Fact) -> tuple[Ints, Ints]:
+def question_and_code(tokenizer: Any, fact: Fact, *, template: int = TEMPLATE) -> tuple[Ints, Ints]:
     """The question, and the tokens of the code: a space of its own before the digits belongs to the question."""
-    asked, told = encode(tokenizer, f" {question(fact, TEMPLATE)}"), encode(tokenizer, answer(fact))
+    asked, told = encode(tokenizer, f" {question(fact, template)}"), encode(tokenizer, answer(fact))
     spaces = next(at for at, token in enumerate(told) if tokenizer.decode([int(token)]).strip())
     return np.concatenate([asked, told[:spaces]]), told[spaces:]
 
@@ -141,4 +141,4 @@ def cell(length: int, depth: float, scores: list[Score]) -> NeedleCell:
 
 def encode(tokenizer: Any, text: str) -> Ints:
     """Token ids without special tokens."""
-    return np.asarray(tokenizer(text, add_special_tokens=False)["input_ids"], dtype=np.int32)
+    return np.asarray(tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"], dtype=np.int32)

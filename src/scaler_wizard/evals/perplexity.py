@@ -9,6 +9,9 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from scaler_wizard.context.frequencies import one_shot
+from scaler_wizard.context.rope import rope_of
+from scaler_wizard.errors import ScalerError
 from scaler_wizard.metrics import Bucket
 
 Floats = npt.NDArray[np.float64]
@@ -18,8 +21,8 @@ CHUNK = 1024
 """Tokens of one forward pass; longer windows are read piece by piece into a cache."""
 TOKENS_AT_ONCE = 8192
 """Short windows are scored in batches of about this many tokens."""
-LOGITS_AT_ONCE = 512
-"""Rows of logits held at once: 100 MB for a vocabulary of 49K in fp32."""
+LOGITS_AT_ONCE = 128
+"""Rows of logits held at once: 25 MB for a vocabulary of 49K in fp32, and as much for their softmax."""
 BLOCK = 64
 """Tokens that are resampled together: neighbouring losses are not independent."""
 
@@ -32,9 +35,18 @@ def token_nll(model: Any, windows: Ints, *, visit: Visit | None = None, stops: t
     """Loss of every token after the first, nats: (n, length) ids -> (n, length - 1).
 
     A window longer than CHUNK is read in pieces that end at multiples of CHUNK and at `stops`; the scores are those
-    of one whole pass. `visit` sees the cache at each end, and must leave it as it was.
+    of one whole pass. `visit` sees the cache at each end, and must leave it as it was. Where the frequencies follow the
+    length of the text (dynamic NTK), pieces would be read at other frequencies than the whole: there is one pass only.
     """
-    if windows.shape[1] > CHUNK:
+    pieces = windows.shape[1] > CHUNK
+    if pieces and one_shot(rope_of(model.config.to_dict())):
+        pieces = False
+        if visit is not None:
+            raise ScalerError(
+                "facts cannot be asked for along one pass: the frequencies follow the length of the text",
+                "stretch the window with a static method (yarn, llama3, linear or searched)",
+            )
+    if pieces:
         return np.stack([_long(model, row, visit, stops) for row in windows])
     rows = max(1, TOKENS_AT_ONCE // windows.shape[1])
     return np.concatenate([_batch(model, windows[at : at + rows]) for at in range(0, len(windows), rows)])
@@ -75,8 +87,12 @@ def nll_of(model: Any, hidden: torch.Tensor, targets: torch.Tensor) -> Floats:
 
 
 def logits_of(model: Any, hidden: torch.Tensor) -> torch.Tensor:
-    """Logits in fp32, with the family's final cap (Gemma 2) where it has one."""
-    logits: torch.Tensor = model.lm_head(hidden).float()
+    """Logits in fp32, with the family's divisor (Granite) and final cap (Gemma 2) where it has them."""
+    with torch.autocast(model.device.type, enabled=False):  # a training's autocast would round the logits
+        logits: torch.Tensor = model.lm_head(hidden.to(model.lm_head.weight.dtype)).float()
+    divisor = getattr(model.config, "logits_scaling", None)
+    if divisor:
+        logits = logits / divisor
     cap = getattr(model.config, "final_logit_softcapping", None)
     if cap:
         logits = cap * torch.tanh(logits / cap)
@@ -90,6 +106,26 @@ def truncated_nll(model: Any, windows: Ints, native: int) -> Floats:
     """
     nll: Floats = token_nll(model, windows[:, -native:])
     return nll[:, -(native // 2) :]
+
+
+def sliding_nll(model: Any, windows: Ints, length: int, stride: int) -> Floats:
+    """Loss of every token after the first when a window of `length` slides over the text in steps of `stride`.
+
+    Each token beyond the first window has length - stride to length - 1 tokens before it; YaRN's tables slide by 256
+    (arXiv:2309.00071). (n, tokens) -> (n, tokens - 1).
+    """
+    total = windows.shape[1]
+    if not 0 < stride < length:
+        raise ValueError(f"stride {stride} must be below the window's {length}")
+    if total <= length:
+        whole: Floats = token_nll(model, windows)
+        return whole
+    found = np.empty((len(windows), total - 1))
+    found[:, : length - 1] = token_nll(model, windows[:, :length])
+    for done in range(length, total, stride):
+        end = min(done + stride, total)
+        found[:, done - 1 : end - 1] = token_nll(model, windows[:, end - length : end])[:, -(end - done) :]
+    return found
 
 
 def buckets(nll: Floats, size: int, *, keep: npt.NDArray[np.bool_], truncated: Floats | None) -> tuple[Bucket, ...]:

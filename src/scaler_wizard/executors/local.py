@@ -19,6 +19,9 @@ def start(task: Path, log: Path, *, threads: int, command: Sequence[str] = WORKE
     environment = os.environ | {
         "OMP_NUM_THREADS": str(threads),
         "OMP_WAIT_POLICY": "PASSIVE",  # spinning threads made steps several times slower on a busy machine
+        # glibc gives large tensors back to the system at every free, and faults their pages in again at every step
+        "MALLOC_MMAP_THRESHOLD_": str(2**30),
+        "MALLOC_TRIM_THRESHOLD_": str(2**32),
         "HF_HUB_OFFLINE": "1",
         "TOKENIZERS_PARALLELISM": "false",
         "PYTHONUNBUFFERED": "1",

@@ -26,6 +26,7 @@ KNOWN = (
     "chat_template",
     "parameters",
     "configuration",
+    "grow",
 )
 RENAMED = {"lambda": "scale", "normalize_weights": "normalize"}
 NO_EFFECT = {"int8_mask": None}
@@ -57,7 +58,7 @@ def translated(data: Mapping[str, Any], name: str, methods: Mapping[str, type[Me
     base = data.get("base_model")
     sources = list(_sources(data, name, kind))
     block: dict[str, Any] = {"method": asked, "dtype": data.get("out_dtype") or data.get("dtype")}
-    block |= {"configuration": data.get("configuration"), "tokenizer": _tokenizer(data, name)}
+    block |= {"configuration": data.get("configuration"), "grow": data.get("grow"), "tokenizer": _tokenizer(data, name)}
     if base is not None and kind.base_is in FROM_BASE:
         block["base"] = base
         sources = [(source, levels) for source, levels in sources if source["model"] != base]

@@ -97,6 +97,8 @@ class Method(Record):
     to be equal."""
     dtype: Dtype | None = None
     """Type that is written; that of the base, or of the first model, where left out."""
+    grow: bool = False
+    """Grow smaller models to the size of the largest first, each keeping its function exactly."""
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
     """Seed of everything random."""
 

@@ -87,7 +87,7 @@ def _sizes(models: Sequence[Parent]) -> None:
             if one != two:
                 raise ScalerError(
                     f"{word}: {one} in {models[0].name}, {two} in {other.name}",
-                    "merge models of one size; `scaler grow` makes the smaller one as large, keeping its function",
+                    "merge models of one size, or set grow: true: the smaller one grows without changing its function",
                 )
 
 
@@ -103,7 +103,7 @@ def _depths(method: Method, parents: Mapping[str, Parent]) -> None:
         if lengths[name] != lengths[first]:
             raise ScalerError(
                 f"layers: {lengths[first]} of {first}, {lengths[name]} of {name}",
-                "merge equally many; `scaler grow` deepens a model without changing its function",
+                "merge equally many, or set grow: true: the smaller one is deepened without changing its function",
             )
 
 

@@ -26,8 +26,8 @@ def load_merge(path: Path, methods: Mapping[str, type[Method]]) -> Method:
     data = load_yaml(path)
     if "merge_method" in data:
         return read_merge(translated(data, path.name, methods), path.name, methods)
-    if set(data) != {"merge"} or not isinstance(data["merge"], dict):
-        extra = next((key for key in data if key != "merge"), None)
+    extra = next((key for key in data if key not in ("merge", "search")), None)
+    if extra is not None or not isinstance(data.get("merge"), dict):
         wrong = "no `merge:` block" if "merge" not in data else f"{extra}: no such field beside `merge:`"
         raise ScalerError(f"{path.name}: {wrong}", "write `merge:` with `method:` and `models:`, or mergekit's format")
     return read_merge(data["merge"], f"{path.name}: merge", methods)

@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from scaler_wizard.weights.evaluate import Array
 
-ROW = 1024  # numbers that are added up in fp32
+ROW = 8192  # numbers that are added up in fp32, in many lanes
 Gram = npt.NDArray[np.float64]
 """Products of all pairs of tensors: (tensors, tensors)."""
 

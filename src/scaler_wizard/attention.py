@@ -1,0 +1,101 @@
+"""Attention inside each piece of a flat batch: no dense mask, and no work between texts that do not see each other.
+
+All pieces of a step stand end to end in one row of tokens, so every other layer is one large matrix product; only here
+are they taken apart, pieces of equal length together.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from itertools import groupby
+from typing import Any
+
+import torch
+from torch.nn.functional import scaled_dot_product_attention
+
+NAME = "by_piece"
+
+
+@contextmanager
+def by_piece(model: Any) -> Iterator[None]:
+    """While inside, the model attends by piece; forward and backward both belong inside, as activations may be redone.
+
+    Its forward pass then takes `pieces`, the lengths in order, whose sum is the row's number of tokens.
+    """
+    from transformers import AttentionInterface
+
+    AttentionInterface.register(NAME, _attend)  # without a mask function of this name no mask is built
+    configuration = model.config
+    before = configuration._attn_implementation
+    configuration._attn_implementation = NAME
+    try:
+        yield
+    finally:
+        configuration._attn_implementation = before
+
+
+def _attend(
+    module: torch.nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    *,
+    pieces: Sequence[int],
+    scaling: float | None = None,
+    sliding_window: int | None = None,
+    softcap: float | None = None,
+    **_: Any,
+) -> tuple[torch.Tensor, None]:
+    """query (1, heads, tokens, dim), key and value (1, kv_heads, tokens, dim) -> (1, tokens, heads, dim)."""
+    groups = [(length, len(list(same))) for length, same in groupby(pieces)]
+    sizes = [length * count for length, count in groups]
+    found = []
+    for (length, count), *parts in zip(
+        groups, *(part.split(sizes, dim=2) for part in (query, key, value)), strict=True
+    ):
+        apart = [part[0].unflatten(1, (count, length)).transpose(0, 1) for part in parts]
+        together = _causal(*apart, scaling=scaling, window=sliding_window, softcap=softcap)
+        found.append(together.transpose(1, 2).flatten(0, 1))
+    return torch.cat(found)[None], None
+
+
+def _causal(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    *,
+    scaling: float | None,
+    window: int | None,
+    softcap: float | None,
+) -> torch.Tensor:
+    """Each of (pieces, heads, tokens, dim) by itself."""
+    length, grouped = query.shape[2], query.shape[1] != key.shape[1]
+    windowed = window is not None and window < length
+    if softcap is None and not windowed:
+        return scaled_dot_product_attention(query, key, value, is_causal=True, scale=scaling, enable_gqa=grouped)
+    allowed = torch.ones(length, length, dtype=torch.bool, device=query.device).tril()
+    if windowed:
+        allowed = allowed.triu(1 - (window or 0))
+    if softcap is None:
+        return scaled_dot_product_attention(query, key, value, attn_mask=allowed, scale=scaling, enable_gqa=grouped)
+    return _capped(query, key, value, allowed, scaling=scaling, softcap=softcap)
+
+
+def _capped(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    allowed: torch.Tensor,
+    *,
+    scaling: float | None,
+    softcap: float,
+) -> torch.Tensor:
+    """Gemma 2 bends its scores by a tanh, which no fused kernel does."""
+    times = query.shape[1] // key.shape[1]
+    key, value = key.repeat_interleave(times, dim=1), value.repeat_interleave(times, dim=1)
+    scores = query @ key.transpose(2, 3) * (scaling or query.shape[-1] ** -0.5)
+    scores = softcap * torch.tanh(scores / softcap)
+    shares = scores.masked_fill(~allowed, -torch.inf).softmax(dim=-1, dtype=torch.float32)
+    return shares.to(value.dtype) @ value

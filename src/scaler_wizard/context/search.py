@@ -1,0 +1,211 @@
+"""Rotary settings found for one model by few evaluations: six known candidates, then three numbers of `searched`.
+
+The three numbers are ln(beta_fast), ln(beta_slow) and the temperature: first at random, then around the best, with
+steps that grow on success and shrink on failure. More freedom did not pay: one factor for each pair of dimensions,
+by gradient, over-fitted the needles (docs/log.md). The search can be stopped at any time and keeps all it tried.
+
+What is minimised is driven by needles, as in LongRoPE2 (arXiv:2502.20082): loss on answers whose facts stand far away,
+plus loss on text at the end of the long window, plus loss on short text; nats per token, on calibration data.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+from pydantic import Field
+
+from scaler_wizard.context.frequencies import yarn_scale
+from scaler_wizard.record import Record
+
+RANDOM_SHARE = 1 / 3
+"""Part of the evaluations after the grid that looks everywhere; the rest stays around the best."""
+LOWEST = (math.log(1.5), math.log(0.1), 0.9)
+STEP = (0.5, 0.5, 0.06)
+"""First standard deviation of a local step, in each of the three numbers."""
+
+
+class Candidate(Record):
+    """Rotary settings to try."""
+
+    name: str
+    """How people know them."""
+    method: str
+    """Row of the methods' table."""
+    options: dict[str, float] = Field(default={})
+    """Its options."""
+
+
+class Score(Record):
+    """What one candidate did on calibration data; nats per token, lower is better."""
+
+    far: float
+    """Loss on the answers of facts that stand far back."""
+    long: float
+    """Loss on text at the end of the long window."""
+    short: float
+    """Loss on short text."""
+    found: float
+    """Share of far facts whose every token is the first choice; told, not minimised."""
+
+    @property
+    def total(self) -> float:
+        """What is minimised; infinite where a part is not a number."""
+        total = self.far + self.long + self.short
+        return total if math.isfinite(total) else math.inf
+
+
+class Trial(Record):
+    """One evaluation."""
+
+    candidate: Candidate
+    """What was tried."""
+    score: Score
+    """What came out."""
+    final: bool
+    """Whether this was the second look, on other text and at the true length, that decides."""
+    seconds: float
+    """Wall time since the search began."""
+
+
+class Found(Record):
+    """What a search found, and all it tried."""
+
+    best: Trial
+    """The candidate to use."""
+    trials: tuple[Trial, ...]
+    """Everything, in order."""
+    stopped_by: str
+    """evaluations, or minutes."""
+
+
+Scorer = Callable[[Candidate], Score]
+Clock = Callable[[], float]
+Heard = Callable[[list[Trial]], None]
+
+
+def grid() -> tuple[Candidate, ...]:
+    """The six that are tried first: the best fixed bet in front, since a search may end at any time."""
+    return (
+        Candidate(name="yarn", method="yarn"),
+        Candidate(name="yarn 4 / 0.5", method="searched", options={"beta_fast": 4.0, "beta_slow": 0.5}),
+        Candidate(name="yarn without temperature", method="yarn", options={"attention_factor": 1.0}),
+        Candidate(name="llama3", method="llama3"),
+        Candidate(name="linear", method="linear"),
+        Candidate(name="none", method="ntk", options={"alpha": 1.0}),
+    )
+
+
+def search(
+    score: Scorer,
+    decide: Scorer,
+    *,
+    factor: float,
+    evaluations: int,
+    finalists: int,
+    seconds: float,
+    clock: Clock,
+    rng: np.random.Generator,
+    heard: Heard = lambda trials: None,
+) -> Found:
+    """The best of `evaluations` candidates by `score`, then of the `finalists` among them by `decide`.
+
+    `decide` looks at other text: the lowest of thirty scores is partly luck. Plain YaRN and the best of the grid are
+    always finalists. Half of the `seconds` belong to each stage; the first candidate of each is always scored. `heard`
+    is told all trials after each.
+    """
+    begun = clock()
+    trials: list[Trial] = []
+    first = _stage(
+        score, _proposals(trials, factor, evaluations, rng), trials, begun, clock, seconds / 2, heard, final=False
+    )
+    if not finalists:
+        best = min(trials, key=lambda trial: trial.score.total)
+        return Found(best=best, trials=tuple(trials), stopped_by="evaluations" if first else "minutes")
+    second = _stage(decide, iter(_finalists(trials, finalists)), trials, begun, clock, seconds, heard, final=True)
+    best = min((trial for trial in trials if trial.final), key=lambda trial: trial.score.total)
+    return Found(best=best, trials=tuple(trials), stopped_by="evaluations" if first and second else "minutes")
+
+
+def _stage(
+    scorer: Scorer,
+    candidates: Iterator[Candidate],
+    trials: list[Trial],
+    begun: float,
+    clock: Clock,
+    seconds: float,
+    heard: Heard,
+    *,
+    final: bool,
+) -> bool:
+    """Score candidates until they or the seconds end, the first one in any case; whether all were scored."""
+    for number, candidate in enumerate(candidates):
+        if number and clock() - begun > seconds:
+            return False
+        trials.append(Trial(candidate=candidate, score=scorer(candidate), final=final, seconds=clock() - begun))
+        heard(trials)
+    return True
+
+
+def _finalists(trials: Sequence[Trial], count: int) -> list[Candidate]:
+    """Plain YaRN, which is tried first, the best of the grid, and the best `count` of all."""
+    ranked = sorted(trials, key=lambda trial: trial.score.total)
+    known = next(trial for trial in ranked if trial in trials[: len(grid())])
+    chosen = [trials[0], *(trial for trial in ranked[:count] if trial is not trials[0])]
+    return [trial.candidate for trial in [*chosen, *([] if known in chosen else [known])]]
+
+
+def _proposals(
+    trials: Sequence[Trial], factor: float, evaluations: int, rng: np.random.Generator
+) -> Iterator[Candidate]:
+    """The grid, then points at random, then points around the best so far; reads what the trials say meanwhile."""
+    known = grid()
+    yield from known[:evaluations]
+    rest = max(0, evaluations - len(known))
+    for _ in range(round(rest * RANDOM_SHARE)):
+        yield _candidate(_anywhere(factor, rng))
+    best, size = _best_point(trials, factor), 1.0
+    for _ in range(rest - round(rest * RANDOM_SHARE)):
+        before = min(trial.score.total for trial in trials)
+        yield _candidate(_inside(best + rng.normal(size=3) * STEP * size, factor))
+        better = trials[-1].score.total < before
+        size = min(size * 1.4, 2.0) if better else max(size * 0.85, 0.2)
+        best = _best_point(trials, factor)
+
+
+Point = np.ndarray[Any, np.dtype[np.float64]]
+
+
+def _anywhere(factor: float, rng: np.random.Generator) -> Point:
+    low = np.array([math.log(2), math.log(0.2), 1.0])
+    high = np.array([math.log(48), math.log(4), 1 + 2 * (yarn_scale(factor) - 1)])
+    return _inside(rng.uniform(low, high), factor)
+
+
+def _inside(point: Point, factor: float) -> Point:
+    """Within what makes sense: fast above slow, and a temperature that no paper exceeds."""
+    fast, slow, scale = np.clip(point, LOWEST, [math.log(256), math.log(16), 1 + 3 * (yarn_scale(factor) - 1)])
+    return np.array([max(fast, slow + 0.1), slow, scale])
+
+
+def _best_point(trials: Sequence[Trial], factor: float) -> Point:
+    """The best trial that is a point of the three numbers; YaRN's own where there is none."""
+    points = [trial for trial in trials if trial.candidate.method in ("searched", "yarn")]
+    if not points:
+        return np.array([math.log(32), 0.0, yarn_scale(factor)])
+    options = min(points, key=lambda trial: trial.score.total).candidate.options
+    scale = options.get("temperature", options.get("attention_factor", yarn_scale(factor)))
+    return np.array([math.log(options.get("beta_fast", 32.0)), math.log(options.get("beta_slow", 1.0)), scale])
+
+
+def _candidate(point: Point) -> Candidate:
+    fast, slow, scale = (float(value) for value in point)
+    options = {
+        "beta_fast": round(math.exp(fast), 4),
+        "beta_slow": round(math.exp(slow), 4),
+        "temperature": round(scale, 4),
+    }
+    name = f"{options['beta_fast']:.3g} / {options['beta_slow']:.3g}, t {scale:.3f}"
+    return Candidate(name=name, method="searched", options=options)

@@ -1,0 +1,61 @@
+"""What is read from a run folder is what the journal holds, and nothing where it holds nothing."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from ended_run import NUMBER, ended
+from scaler_wizard.errors import ScalerError
+from scaler_wizard.experience import Experience, experience, load
+from scaler_wizard.record import to_json
+
+
+def test_needs_and_outcome_are_those_of_the_journal(tmp_path: Path) -> None:
+    found = experience(ended(tmp_path))
+    assert found is not None
+    assert [phase.kind for phase in found.phases] == ["baseline", "grow", "extend", "heal", "export"]
+    assert {(phase.peak_bytes, phase.cpu_seconds) for phase in found.phases} == {(NUMBER, 12.345678)}
+    assert found.growth == pytest.approx(1.3, abs=0.03) and found.stretch == 2.0
+    assert found.short_change == pytest.approx(4 / 7) and found.outside_limits == 5 and not found.stopped
+    assert found.phases[1].parameters > found.phases[0].parameters
+    assert found.phases[3].flops > found.phases[0].flops > 0 == found.phases[4].flops
+
+
+def test_a_second_attempt_at_a_phase_counts_and_an_unfinished_one_ends_the_run(tmp_path: Path) -> None:
+    run = ended(tmp_path)
+    slug = "003-heal"
+    run.journal.add("phase_started", {"slug": slug}, phase=slug)
+    run.journal.add("usage", {"ram_bytes": 5, "cpu_seconds": 1.0}, phase=slug)
+    found = experience(run)
+    assert (
+        found is not None and found.stopped and [phase.kind for phase in found.phases] == ["baseline", "grow", "extend"]
+    )
+    verdict = {"action": "pass", "sentence": "", "reasons": []}
+    run.journal.add("gate", {"gate": "again", "verdict": verdict, "evidence": {}}, phase=slug)
+    again = experience(run)
+    assert again is not None and again.phases[3].peak_bytes == 5
+
+
+def test_a_run_that_goes_on_or_whose_base_is_gone_teaches_nothing(tmp_path: Path) -> None:
+    run = ended(tmp_path)
+    run.journal.set("status", "running")
+    assert experience(run) is None
+    run.journal.set("status", "completed")
+    plan = run.folder / "plan.yaml"
+    plan.write_text(plan.read_text().replace("scaler_wizard/embedded", "scaler_wizard/gone"))
+    assert experience(run) is None
+
+
+def test_what_is_written_is_read_again_and_other_lines_are_refused(tmp_path: Path) -> None:
+    found = experience(ended(tmp_path))
+    assert isinstance(found, Experience)
+    file = tmp_path / "experience.jsonl"
+    file.write_text(to_json(found) + "\n")
+    assert load(file) == (found,)
+    file.write_text(json.dumps({"run": "x", "limits": {}}) + "\n")
+    with pytest.raises(ScalerError):
+        load(file)
+    file.write_text("not json\n")
+    with pytest.raises(ScalerError, match="JSON lines"):
+        load(file)

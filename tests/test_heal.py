@@ -1,0 +1,186 @@
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from scaler_wizard.architecture import read_architecture
+from scaler_wizard.events import Note, Step, WorkerEvent
+from scaler_wizard.grow import grow_program
+from scaler_wizard.grow.depth import IdentityBlocks
+from scaler_wizard.heal import Conduct, heal
+from scaler_wizard.models import EMBEDDED, load_model
+from scaler_wizard.phases import Base, Estimate, Phase, Train
+from scaler_wizard.recipe import Breaker, Distil
+from scaler_wizard.task import Task
+from scaler_wizard.train import Interrupted, Tripped
+from scaler_wizard.weights import copy_companions, write
+
+WORDS = "in the beginning was a small house and the road of many stones went over it to the sea again".split()
+WINDOW = 64
+
+
+class Room:
+    """A run's folders around the embedded model, a small text, and what a healing says."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.events = folder, list[WorkerEvent]()
+        for name in ("staging", "scratch"):
+            (folder / name).mkdir()
+        shutil.copytree(EMBEDDED, folder / "base")
+        (folder / "text.jsonl").write_text("\n".join(json.dumps({"text": text}) for text in stories()))
+
+    def grow(self, *operators: IdentityBlocks) -> Room:
+        grown = self.folder / "grown"
+        grown.mkdir()
+        write(grow_program(read_architecture(self.folder / "base"), list(operators), seed=1), grown, seed=1)
+        copy_companions(self.folder / "base", grown)
+        self.operators = operators
+        return self
+
+    def heal(self, *, should_stop: Callable[[], bool] = lambda: False, **changes: Any) -> dict[str, Any]:
+        evidence: dict[str, Any] = heal(self.task(**changes), Conduct(self.events.append, should_stop))["training"]
+        return evidence
+
+    def task(self, **changes: Any) -> Task:
+        plain = {"train": "all", "steps": 3, "windows_per_step": 4, "micro_batch": 4, "window": WINDOW}
+        pace = {"learning_rate": 1e-3, "warmup_steps": 1, "evaluate_every": 2, "short_share": 0.0, "compute": "float32"}
+        train = Train(**{**plain, **pace, **changes})
+        base, operators = read_architecture(self.folder / "base"), getattr(self, "operators", ())
+        return Task(
+            run_id="r",
+            trace_id="t",
+            phase=Phase(number=3, stage="P3", name="heal", title="heal", change=train, measure=None, estimate=NOTHING),
+            base=Base(
+                source="embedded",
+                folder=self.folder / "base",
+                name="embedded",
+                licence=None,
+                family=base.family,
+                parameters=base.parameters,
+                layers=base.layers,
+                hidden=base.hidden,
+                native_context=base.native_context,
+                dtype=base.dtype,
+            ),
+            current=self.folder / ("grown" if operators else "base"),
+            staging=self.folder / "staging",
+            scratch=self.folder / "scratch",
+            report=None,
+            run_folder=self.folder,
+            data=str(self.folder / "text.jsonl"),
+            target_context=128,
+            baseline=None,
+            grown_by=operators,
+            breaker=Breaker(),
+            memory_limit_bytes=2**33,
+            threads=1,
+            seed=0,
+        )
+
+
+NOTHING = Estimate(seconds=None, memory_bytes=None, disk_bytes=None, basis="")
+
+
+def stories() -> list[str]:
+    return [" ".join(WORDS[(number * step + number) % len(WORDS)] for step in range(150)) for number in range(1, 80)]
+
+
+@pytest.fixture
+def room(tmp_path: Path) -> Room:
+    return Room(tmp_path)
+
+
+def test_without_growth_the_control_is_the_very_same_training(room: Room) -> None:
+    evidence = room.heal()
+    assert evidence["grown"]["nll_by_window"] == evidence["control"]["nll_by_window"]
+    assert evidence["gain_over_control"]["value"] == 0.0
+    assert evidence["grown"]["nll"] < evidence["before"]
+
+
+def test_with_growth_both_arms_see_the_same_number_of_tokens_and_the_grown_one_is_staged(room: Room) -> None:
+    evidence = room.grow(IdentityBlocks(blocks=2)).heal()
+    steps = [event for event in room.events if isinstance(event, Step)]
+    last = {event.arm: event.tokens for event in steps}
+    assert last == {"grown": 3 * 4 * WINDOW, "control": 3 * 4 * WINDOW}
+    assert evidence["grown"]["parameters"] > evidence["control"]["parameters"] == 820_352
+    assert read_architecture(room.folder / "staging").parameters == evidence["grown"]["parameters"]
+
+
+def test_training_new_parameters_only_leaves_every_old_bit(room: Room) -> None:
+    room.grow(IdentityBlocks(blocks=2)).heal(train="new", control=False)
+    before, after = (dict(load_model(room.folder / name).named_parameters()) for name in ("grown", "staging"))
+    changed = {name for name in before if not torch.equal(before[name], after[name])}
+    assert changed
+    assert {name.split(".")[2] for name in changed} == {"2", "5"}
+
+
+def test_adapters_are_merged_into_a_stock_folder(room: Room) -> None:
+    evidence = room.heal(train="lora", lora_rank=4, control=False)
+    assert read_architecture(room.folder / "staging").parameters == 820_352
+    assert evidence["grown"]["nll"] < evidence["before"]
+
+
+def test_a_healing_with_the_base_as_teacher_stays_nearer_to_it(
+    room: Room, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SCALER_CACHE", str(tmp_path / "cache"))
+    room.heal(steps=8, control=False, distil=Distil(weight=0.9))
+    told = [event.text for event in room.events if isinstance(event, Note)]
+    assert any("The teacher read" in text for text in told)
+    moved = distance(room)
+    for name in ("staging", "scratch"):
+        shutil.rmtree(room.folder / name)
+        (room.folder / name).mkdir()
+    room.heal(steps=8, control=False)
+    assert moved < 0.7 * distance(room)
+
+
+def distance(room: Room) -> float:
+    """How far the healed model's predictions are from the base's, on text of neither."""
+    ids = torch.randint(0, 1024, (2, 64), generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        log_p, log_q = (
+            load_model(room.folder / name, dtype="float32")(ids).logits.log_softmax(-1) for name in ("base", "staging")
+        )
+    return float((log_p.exp() * (log_p - log_q)).sum(-1).mean())
+
+
+def test_a_training_that_diverges_stages_nothing(room: Room) -> None:
+    with pytest.raises(Tripped):
+        room.heal(learning_rate=100.0, steps=40, clip=1e9)
+    assert list((room.folder / "staging").iterdir()) == []
+
+
+def test_an_interrupted_healing_goes_on_to_the_same_result(room: Room, tmp_path_factory: Any) -> None:
+    straight = room.heal()
+    other = Room(tmp_path_factory.mktemp("other"))
+    for looks in (2, 4):  # in the middle of the grown arm, then in the middle of the control
+        answers = iter([False] * (looks - 1) + [True])
+        with pytest.raises(Interrupted):
+            other.heal(should_stop=lambda answers=answers: next(answers))
+    assert (other.folder / "scratch" / "grown.json").exists()
+    evidence = other.heal()
+    assert evidence["grown"]["nll_by_window"] == straight["grown"]["nll_by_window"]
+    assert evidence["control"]["nll_by_window"] == straight["control"]["nll_by_window"]
+
+
+def test_a_control_stands_under_the_window_settings_of_the_grown_model(room: Room) -> None:
+    room.grow(IdentityBlocks(blocks=2))
+    config = room.folder / "grown" / "config.json"
+    settings = json.loads(config.read_text())
+    settings["max_position_embeddings"] = 512
+    settings["rope_parameters"] = {
+        "rope_type": "yarn", "factor": 4.0, "rope_theta": 10000.0, "original_max_position_embeddings": 128,
+    }  # fmt: skip
+    config.write_text(json.dumps(settings))
+    room.heal()
+    control = json.loads((room.folder / "scratch" / "control" / "config.json").read_text())
+    assert control["rope_parameters"]["rope_type"] == "yarn"
+    assert control["num_hidden_layers"] == 4
+    assert json.loads((room.folder / "base" / "config.json").read_text())["max_position_embeddings"] == 128

@@ -1,0 +1,83 @@
+from pathlib import Path
+
+import pytest
+import torch
+
+from scaler_wizard.fused import fuse_adapters
+from scaler_wizard.lora import add_lora, merge_lora
+from tiny_models import load, make
+
+IDS = torch.randint(0, 64, (2, 16), generator=torch.Generator().manual_seed(1))
+
+
+def logits(model: torch.nn.Module) -> torch.Tensor:
+    with torch.no_grad():
+        found: torch.Tensor = model(IDS).logits
+    return found
+
+
+def shaken(folder: Path, dtype: str = "float32") -> torch.nn.Module:
+    """A model with adapters that say something."""
+    model = add_lora(load(make(folder), dtype), rank=4, seed=0).to(getattr(torch, dtype))
+    for module in model.modules():
+        module.__dict__.pop("forward", None)  # as PEFT computes it
+    torch.manual_seed(3)
+    for name, parameter in model.named_parameters():
+        if "lora_B" in name:
+            parameter.data.normal_(std=0.1)
+    return model.eval()
+
+
+def test_new_adapters_leave_the_function_as_it_was_and_are_all_that_learns(tmp_path: Path) -> None:
+    base = load(make(tmp_path), "float32")
+    before = logits(base)
+    model = add_lora(base, rank=4, seed=0)
+    assert torch.equal(logits(model), before)
+    learning = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+    assert learning and all("lora_" in name for name in learning)
+    assert len(learning) == 3 * 7 * 2  # three layers of seven matrices, two factors each; none on the head
+
+
+def test_the_merged_model_is_stock_and_says_the_same(tmp_path: Path) -> None:
+    model = shaken(tmp_path)
+    before = logits(model)
+    assert not torch.allclose(before, logits(load(tmp_path, "float32")), atol=0.1)
+    merged = merge_lora(model, IDS)
+    assert type(merged).__name__ == "LlamaForCausalLM"
+    torch.testing.assert_close(logits(merged), before, rtol=0, atol=1e-4)
+    assert {name for name, _ in merged.named_parameters()} == {name for name, _ in load(tmp_path).named_parameters()}
+
+
+def test_a_merge_that_would_change_the_function_is_refused(tmp_path: Path) -> None:
+    model = shaken(tmp_path)
+    model.base_model.model.model.layers[0].mlp.up_proj.base_layer.to(torch.bfloat16).to(torch.float32)
+    for layer in model.base_model.model.model.layers:
+        layer.mlp.up_proj.base_layer.to(torch.bfloat16)  # too coarse to hold the sum
+    with torch.autocast("cpu", dtype=torch.bfloat16), pytest.raises(AssertionError, match="changed a logit"):
+        merge_lora(model, IDS)
+
+
+def test_the_fused_function_and_its_gradients_are_those_of_peft(tmp_path: Path) -> None:
+    model = shaken(tmp_path, "float64").train()
+    leaves = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    chance = torch.rand(2, 16, 64)
+
+    def run() -> list[torch.Tensor]:
+        found = model(IDS).logits
+        return [found, *torch.autograd.grad((found * chance).sum(), leaves)]
+
+    theirs = run()
+    assert fuse_adapters(model) == 3 * 7
+    for mine, other in zip(run(), theirs, strict=True):
+        torch.testing.assert_close(mine, other, rtol=1e-6, atol=1e-6)  # norms and softmax of the model are fp32
+
+
+def test_adapters_that_are_switched_off_or_merged_stay_so_when_fused(tmp_path: Path) -> None:
+    base = logits(load(make(tmp_path / "base"), "float32"))
+    model = shaken(tmp_path / "base")
+    before = logits(model)
+    fuse_adapters(model)
+    with model.disable_adapter():
+        torch.testing.assert_close(logits(model), base)
+    torch.testing.assert_close(logits(model), before, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(logits(merge_lora(model, IDS)), before, rtol=1e-4, atol=1e-4)
