@@ -189,11 +189,11 @@ def _refusal(name: str, file: Path) -> bool:
     file.write_bytes(struct.pack("<Q", len(header) or 2**40) + header + bytes(4))
     times = []
     for _ in range(3):
-        started = time.perf_counter()
+        started = CLOCKS[CLOCK[0]]()
         try:
             read_header(file)
         except ScalerError:
-            times.append(time.perf_counter() - started)
+            times.append(CLOCKS[CLOCK[0]]() - started)
     assert len(times) == 3, f"{name} was not refused"
     print(f"refused: {name}: {1000 * statistics.median(times):.1f} ms (limit 50)")
     return statistics.median(times) <= 0.05
