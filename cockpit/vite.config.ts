@@ -5,7 +5,7 @@ import react from "@vitejs/plugin-react";
 import { defineConfig } from "vite";
 
 const OUT = "../src/scaler_wizard/_cockpit";
-const SOURCES = ["src", "scripts", "index.html", "package.json", "package-lock.json", "tsconfig.json", "vite.config.ts", "../schemas/wire.schema.json", "../src/scaler_wizard/words"];
+const SOURCES = ["src", "scripts", "index.html", "package.json", "package-lock.json", "tsconfig.json", "vite.config.ts", "../src/scaler_wizard/words"];
 
 const files = (path: string): string[] => {
   try {

@@ -11,7 +11,7 @@ from scaler_wizard.server.pages import BUILT, load_pages
 
 COCKPIT = Path(__file__).parents[1] / "cockpit"
 SOURCES = ("src", "scripts", "index.html", "package.json", "package-lock.json", "tsconfig.json", "vite.config.ts")
-SHARED = ("../schemas/wire.schema.json", "../src/scaler_wizard/words")
+SHARED = ("../src/scaler_wizard/words",)
 LARGEST = 150 * 1024
 
 

@@ -19,15 +19,18 @@ from cockpit_server import Served, served
 from recorded_run import make_run, open_gate, step_event
 from scaler_wizard.contract import Contract, text_hash
 from scaler_wizard.errors import ScalerError
-from scaler_wizard.payload import check
+from scaler_wizard.gate import Verdict
+from scaler_wizard.payload import check, cockpit
 from scaler_wizard.plan import load_plan
-from scaler_wizard.run import Run
+from scaler_wizard.recipe import Recipe, find_recipe, load_yaml, shipped_recipes
+from scaler_wizard.run import Run, locked
 from scaler_wizard.server import uploads
-from scaler_wizard.server.begin import Shop, terms_of
+from scaler_wizard.server.begin import Shop, recipe_fields, terms_of, wish_of
 from scaler_wizard.server.guard import COOKIE
 from scaler_wizard.server.steer import standing_gate
 from scaler_wizard.server.uploads import Uploads
-from scaler_wizard.server.wire import Start, Wish
+from scaler_wizard.server.wire import Said, Start, Wish
+from scaler_wizard.supervisor import Gate, Supervisor
 
 TEXT = "In the beginning was the word, and it was measured. " * 60
 
@@ -56,6 +59,14 @@ def test_the_list_says_where_each_run_stands(server: Served, run: Run) -> None:
     (row,) = server.ask("GET", "/api/runs").json
     assert (row["id"], row["at"], row["waits"]) == (run.id, run.current, True)
     assert row["parameters"] == load_plan(run.folder / "plan.yaml").parameters
+
+
+def test_a_run_whose_model_is_gone_is_listed_with_the_reason(server: Served, run: Run) -> None:
+    plan = run.folder / "plan.yaml"
+    plan.write_text(plan.read_text(encoding="utf-8").replace("/embedded", "/gone"), encoding="utf-8")
+    (row,) = server.ask("GET", "/api/runs").json
+    assert row["trouble"] and row["model"] is None and row["at"] == run.current
+    assert server.ask("GET", f"/api/runs/{run.id}").status == 409
 
 
 def test_the_detail_holds_the_payload_the_gate_and_no_path(server: Served, run: Run) -> None:
@@ -131,6 +142,28 @@ def test_a_gate_can_be_given_more_time(server: Served, run: Run) -> None:
     assert post(server, run, command("Extend", gate="gate-999"))[0] == 409
     assert post(server, run, command("Extend", gate=gate))[0] == 200
     assert len(run.extensions(gate)) == 1
+
+
+def test_more_time_moves_the_moment_that_is_shown_and_the_moment_that_counts(run: Run) -> None:
+    plan = load_plan(run.folder / "plan.yaml")
+    opened = run.open_gate()
+    assert opened is not None
+    data, verdict = opened.data, Verdict.read(opened.data["verdict"], "gate")
+    phase = next(phase for phase in plan.phases if phase.slug == data["phase"])
+    gate = Gate(data["gate"], phase, verdict, data["evidence"], data["evidence_hash"], time.monotonic() - 1)
+
+    def answer() -> str:
+        replies = iter([None, None, ("approve", "Ada", "test")])
+        return Supervisor(run, plan, approver=lambda gate: next(replies), tell=lambda *_: None)._answer(gate)  # type: ignore[arg-type, return-value]
+
+    with locked(run):
+        run.set_status("running")
+        before = cockpit(run).human_contract.next_decision_point
+        assert answer() == "pause"
+        run.extend(gate.id, who="Ada")
+        after = cockpit(run).human_contract.next_decision_point
+        assert before is not None and after is not None and (after - before).total_seconds() == 120
+        assert answer() == "approve"
 
 
 @pytest.mark.parametrize("action", ["Pause", "Abort", "Undo"])
@@ -241,6 +274,32 @@ def test_the_plan_is_the_one_that_the_command_line_makes(server: Served, tmp_pat
     assert [phase["slug"] for phase in shown["phases"]] == [phase.slug for phase in made.phases]
     assert shown["recipe"] == "model: embedded\nparameters: 1.5x\ncontext: 4x\n"
     assert shown["usingBytes"] > 2 * made.parameters
+
+
+def test_a_wish_in_words_becomes_a_plan_with_reasons_or_one_question(server: Served) -> None:
+    said = {"model": "embedded", "text": "I want to read long documents, twice the window, as cheap as possible"}
+    found = server.ask("POST", "/api/wish", said).json
+    assert found["recipe"] == "budget-context" and found["question"] is None and len(found["reasons"]) > 1
+    assert server.ask("POST", "/api/plan", found["wish"]).json["context"] > 128
+    asked = server.ask("POST", "/api/wish", {**said, "text": "hello"}).json
+    assert asked["recipe"] is None and asked["question"].endswith("?")
+    answered = server.ask("POST", "/api/wish", {**said, "text": "hello", "choose": asked["choices"][0]}).json
+    assert answered["recipe"] == asked["choices"][0]
+    assert server.ask("POST", "/api/plan", answered["wish"]).status == 200
+
+
+@pytest.mark.parametrize("name", sorted(shipped_recipes()))
+def test_no_field_of_a_recipe_is_lost_on_the_way_through_the_wizard(name: str) -> None:
+    fields = load_yaml(find_recipe(Path(name)))
+    wish = wish_of(Said(text="", model="embedded"), fields)
+    ours = Recipe.read(recipe_fields(wish), name)
+    assert ours == Recipe.read({"model": "embedded", **fields}, name)
+
+
+@pytest.mark.parametrize("more", [{"model": "/etc"}, {"data": "/etc"}, {"heal": 3}, {"gate": {"x": 1}}, {"allow": [1]}])
+def test_what_comes_with_a_wish_is_checked_as_a_recipe_is(server: Served, more: dict[str, Any]) -> None:
+    answer = server.ask("POST", "/api/plan", {"model": "embedded", "context": "2x", "more": more})
+    assert answer.status == 409, answer
 
 
 def test_an_impossible_wish_says_what_to_do(server: Served) -> None:

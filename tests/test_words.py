@@ -18,7 +18,7 @@ from scaler_wizard.recipe import Breaker, GateLimits
 from scaler_wizard.record import to_json
 
 LANGUAGES = ("en", "pt", "es", "fr", "de", "zh")
-SENTENCES = Path(__file__).parents[1] / "cockpit" / "src" / "sentences.json"
+SENTENCES = Path(__file__).with_name("sentences.json")
 
 
 def catalogue(language: str) -> dict[str, str]:

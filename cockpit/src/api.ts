@@ -1,5 +1,6 @@
 // Requests to the server: typed, same origin, and every failure is two lines for a person.
 import type {
+  Advised,
   Command,
   ContractView,
   Difference,
@@ -10,6 +11,7 @@ import type {
   Preview,
   RunDetail,
   RunRow,
+  Said,
   Start,
   Started,
   Upload,
@@ -63,6 +65,7 @@ export const api = {
   run: (id: string) => ask<RunDetail>("GET", run(id)),
   models: () => ask<ModelRow[]>("GET", "/api/models"),
   plan: (wish: Wish, signal: AbortSignal) => ask<PlanView>("POST", "/api/plan", wish, signal),
+  advise: (said: Said) => ask<Advised>("POST", "/api/wish", said),
   contract: (wish: Wish) => ask<ContractView>("POST", "/api/contract", wish),
   start: (start: Start) => ask<Started>("POST", "/api/runs", start),
   uploads: () => ask<Upload[]>("GET", "/api/uploads"),

@@ -1,6 +1,6 @@
 // Six languages: every sentence that a run can say has its translation.
 import { expect, test } from "vitest";
-import SENTENCES from "./sentences.json";
+import SENTENCES from "../../tests/sentences.json";
 import { LANGUAGES, type Language, loadWords } from "./words";
 
 const OTHERS = (Object.keys(LANGUAGES) as Language[]).filter((language) => language !== "en");

@@ -10,6 +10,88 @@ export type Status = "initializing" | "running" | "paused" | "warning" | "stoppe
 
 export interface Wire {}
 /**
+ * What was understood: a wish to go on with, or one question.
+ *
+ * This interface was referenced by `Wire`'s JSON-Schema
+ * via the `definition` "Advised".
+ */
+export interface Advised {
+  /**
+   * The shipped recipe that it began as; null where a question has to be answered first.
+   */
+  recipe: string | null;
+  /**
+   * The same as the wizard's own fields.
+   */
+  wish: Wish | null;
+  /**
+   * Why, one sentence each.
+   */
+  reasons: string[];
+  /**
+   * The one question that decides.
+   */
+  question: string | null;
+  /**
+   * Recipes that answer it.
+   */
+  choices: string[];
+}
+/**
+ * What the wizard asks a plan for.
+ *
+ * This interface was referenced by `Wire`'s JSON-Schema
+ * via the `definition` "Wish".
+ */
+export interface Wish {
+  /**
+   * Id of a model.
+   */
+  model: string;
+  /**
+   * "1.5x", "200M"; null keeps the size.
+   */
+  parameters?: string | null;
+  /**
+   * "2x", "16K"; null keeps the window.
+   */
+  context?: string | null;
+  /**
+   * `kjv`, or the id of an upload.
+   */
+  data?: string;
+  /**
+   * Beginning of the run's name.
+   */
+  name?: string | null;
+  /**
+   * What learns; null lets the plan choose.
+   */
+  train?: ("new" | "lora" | "all" | "nothing") | null;
+  /**
+   * Tokens to learn from.
+   */
+  tokens?: string | null;
+  /**
+   * Rank of the adapters, where adapters are trained.
+   */
+  loraRank?: number | null;
+  /**
+   * Also train the base on the same tokens, to know whether growth paid.
+   */
+  control?: boolean;
+  /**
+   * Share of the memory that the run may use.
+   */
+  memoryShare?: number;
+  /**
+   * Fields of a recipe that have no control of their own, as advice gave them; checked as a recipe is.
+   */
+  more?: {
+    [k: string]: unknown;
+  };
+}
+/**
  * The model that is grown.
  *
  * This interface was referenced by `Wire`'s JSON-Schema
@@ -855,17 +937,21 @@ export interface RunRow {
    */
   waits: boolean;
   /**
-   * What is grown.
+   * What is grown; null where the plan cannot be read any more.
    */
-  model: string;
+  model: string | null;
   /**
    * Parameters at the end.
    */
-  parameters: number;
+  parameters: number | null;
   /**
    * Window at the end, in tokens.
    */
-  context: number;
+  context: number | null;
+  /**
+   * Why the run cannot be opened; null where it can.
+   */
+  trouble: string | null;
   /**
    * When it was created.
    */
@@ -874,6 +960,26 @@ export interface RunRow {
    * When something last happened.
    */
   changed: string;
+}
+/**
+ * A wish in a person's own words.
+ *
+ * This interface was referenced by `Wire`'s JSON-Schema
+ * via the `definition` "Said".
+ */
+export interface Said {
+  /**
+   * The words; en, pt, es, fr, de or zh.
+   */
+  text: string;
+  /**
+   * Id of a model.
+   */
+  model: string;
+  /**
+   * A recipe, in answer to the question.
+   */
+  choose?: string | null;
 }
 /**
  * A one-time token in exchange for a session.
@@ -911,54 +1017,6 @@ export interface Start {
    * Standing approval of every gate that keeps its limits.
    */
   standing?: boolean;
-}
-/**
- * What the wizard asks a plan for.
- *
- * This interface was referenced by `Wire`'s JSON-Schema
- * via the `definition` "Wish".
- */
-export interface Wish {
-  /**
-   * Id of a model.
-   */
-  model: string;
-  /**
-   * "1.5x", "200M"; null keeps the size.
-   */
-  parameters?: string | null;
-  /**
-   * "2x", "16K"; null keeps the window.
-   */
-  context?: string | null;
-  /**
-   * `kjv`, or the id of an upload.
-   */
-  data?: string;
-  /**
-   * Beginning of the run's name.
-   */
-  name?: string | null;
-  /**
-   * What learns; null lets the plan choose.
-   */
-  train?: ("new" | "lora" | "all" | "nothing") | null;
-  /**
-   * Tokens to learn from.
-   */
-  tokens?: string | null;
-  /**
-   * Rank of the adapters, where adapters are trained.
-   */
-  loraRank?: number | null;
-  /**
-   * Also train the base on the same tokens, to know whether growth paid.
-   */
-  control?: boolean;
-  /**
-   * Share of the memory that the run may use.
-   */
-  memoryShare?: number;
 }
 /**
  * A run that was begun.
@@ -1124,6 +1182,10 @@ export interface Usage {
    * GPU memory of the worker; None without a GPU.
    */
   vram_bytes?: number | null;
+  /**
+   * Processor time that the phase took so far; None in runs of earlier releases.
+   */
+  cpu_seconds?: number | null;
   /**
    * Part of the phase that is done; None while unknown.
    */

@@ -5,10 +5,12 @@ type Props = { title: string; safe: string; act: string; danger?: boolean; busy?
 
 export function Dialog({ title, safe, act, danger, busy, onSafe, onAct, children }: Props) {
   const box = useRef<HTMLDialogElement>(null);
+  const first = useRef<HTMLButtonElement>(null);
   const name = useId();
   useEffect(() => {
     const opened = box.current;
     if (opened && !opened.open) opened.showModal();
+    first.current?.focus(); // the browser would choose the first field
     return () => opened?.close();
   }, []);
   return (
@@ -16,7 +18,7 @@ export function Dialog({ title, safe, act, danger, busy, onSafe, onAct, children
       <h2 id={name}>{title}</h2>
       <div className="dialog-body">{children}</div>
       <div className="dialog-foot">
-        <button type="button" className="main" autoFocus onClick={onSafe}>
+        <button type="button" className="main" ref={first} onClick={onSafe}>
           {safe}
         </button>
         <button type="button" className={danger ? "danger" : "plain"} disabled={busy} onClick={onAct}>

@@ -25,7 +25,7 @@ export function GatePanel({ run, gate, until, changed }: { run: string; gate: Ga
   };
   const soon = left !== null && left <= WARN_SECONDS;
   return (
-    <section className="card gate" aria-labelledby="gate-title">
+    <section className="card gate" data-phase={gate.phase} aria-labelledby="gate-title">
       <h2 id="gate-title">
         <Icon name="wait" /> {t("gate_asks")}
       </h2>

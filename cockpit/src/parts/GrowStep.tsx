@@ -2,14 +2,15 @@
 import { useId } from "react";
 import type { PlanView, Wish } from "../generated/wire";
 import { type Key, useWords } from "../words";
+import { WishBox } from "./WishBox";
 
 type Props = { wish: Wish; plan: PlanView | null; change: (some: Partial<Wish>) => void };
 
 const CARDS: { name: string; wish: Partial<Wish> }[] = [
-  { name: "balanced", wish: { parameters: "1.5x", context: "2x", train: null } },
-  { name: "longer", wish: { parameters: null, context: "4x", train: null } },
-  { name: "larger", wish: { parameters: "2x", context: null, train: null } },
-  { name: "quick", wish: { parameters: null, context: "2x", train: "nothing" } },
+  { name: "balanced", wish: { parameters: "1.5x", context: "2x", train: null, more: {} } },
+  { name: "longer", wish: { parameters: null, context: "4x", train: null, more: {} } },
+  { name: "larger", wish: { parameters: "2x", context: null, train: null, more: {} } },
+  { name: "quick", wish: { parameters: null, context: "2x", train: "nothing", more: {} } },
 ];
 const WINDOWS = [1, 2, 4, 8, 16];
 const TRAINS = [null, "new", "lora", "all", "nothing"] as const;
@@ -31,9 +32,10 @@ export function GrowStep({ wish, plan, change }: Props) {
           <i aria-hidden="true">2</i> {t("step_grow")}
         </h2>
       </legend>
+      <WishBox wish={wish} change={change} />
       <div className="cards" role="group" aria-label={t("recipes")}>
         {CARDS.map((card) => {
-          const on = Object.entries(card.wish).every(([field, value]) => wish[field as keyof Wish] === value);
+          const on = Object.entries(card.wish).every(([field, value]) => field === "more" || wish[field as keyof Wish] === value);
           return (
             <button key={card.name} type="button" className="card-button" aria-pressed={on} onClick={() => change(card.wish)}>
               <b>{t(`card_${card.name}` as Key)}</b>

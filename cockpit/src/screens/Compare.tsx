@@ -14,8 +14,13 @@ export function Compare({ first, second }: { first: string; second: string }) {
   const [left, right] = [useStream(first), useStream(second)];
   const [one, two] = [useDetail(first, left), useDetail(second, right)];
   const trouble = one.trouble ?? two.trouble;
-  if (trouble) return <TroubleBox trouble={trouble} again={() => (one.again(), two.again())} />;
-  if (one.data === null || two.data === null) return <Skeleton />;
+  if (one.data === null || two.data === null)
+    return (
+      <section className="page">
+        <h1>{t("compare")}</h1>
+        {trouble ? <TroubleBox trouble={trouble} again={() => (one.again(), two.again())} /> : <Skeleton />}
+      </section>
+    );
   const curves = [
     { name: `${t("run")} 1`, points: left.flight.curves.grown.loss, colour: 1 as const },
     { name: `${t("run")} 2`, points: right.flight.curves.grown.loss, colour: 2 as const, dash: [8, 4] },

@@ -31,8 +31,13 @@ export function RunScreen({ id, tell }: { id: string; tell: (said: Said) => void
   );
   const live = useStream(id, heard);
   const detail = useDetail(id, live);
-  if (detail.trouble && detail.data === null) return <TroubleBox trouble={detail.trouble} again={detail.again} />;
-  if (detail.data === null) return <Skeleton />;
+  if (detail.data === null)
+    return (
+      <section className="page">
+        <h1>{id}</h1>
+        {detail.trouble ? <TroubleBox trouble={detail.trouble} again={detail.again} /> : <Skeleton />}
+      </section>
+    );
   return <Shown live={live} detail={detail.data} changed={detail.again} />;
 }
 

@@ -4,6 +4,7 @@ import { api } from "../api";
 import type { RunRow } from "../generated/wire";
 import { useLoaded } from "../live";
 import { Badge } from "../parts/Badge";
+import { Icon } from "../parts/Icon";
 import { TroubleBox } from "../parts/Trouble";
 import { to } from "../route";
 import { useWords } from "../words";
@@ -63,10 +64,15 @@ function Row({ row, chosen, choose }: { row: RunRow; chosen: boolean; choose: (i
         <Badge status={row.status} waits={row.waits} />
       </div>
       <p lang={sentence.language}>{sentence.text || t("no_sentence")}</p>
+      {row.trouble && (
+        <p lang="en" className="quiet">
+          <Icon name="warn" /> {row.trouble}
+        </p>
+      )}
       <p className="quiet facts">
-        <span>{row.model}</span>
-        <span>{t("to_parameters", { count: words.compact(row.parameters) })}</span>
-        <span>{t("to_window", { count: words.tokens(row.context) })}</span>
+        {row.model !== null && <span>{row.model}</span>}
+        {row.parameters !== null && <span>{t("to_parameters", { count: words.compact(row.parameters) })}</span>}
+        {row.context !== null && <span>{t("to_window", { count: words.tokens(row.context) })}</span>}
         <span>{words.date(row.changed)}</span>
       </p>
       <label className="check">

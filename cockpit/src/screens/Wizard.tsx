@@ -24,6 +24,7 @@ export const FIRST_WISH: Wish = {
   loraRank: null,
   control: true,
   memoryShare: 0.9,
+  more: {},
 };
 
 export type Planned = { plan: PlanView | null; trouble: Trouble | null; waiting: boolean };

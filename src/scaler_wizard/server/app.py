@@ -33,6 +33,7 @@ from scaler_wizard.server.pages import FOREVER, Page, load_pages
 from scaler_wizard.server.prometheus import KIND, exposition
 from scaler_wizard.server.uploads import Uploads
 from scaler_wizard.server.wire import (
+    Advised,
     Command,
     ContractView,
     Difference,
@@ -44,6 +45,7 @@ from scaler_wizard.server.wire import (
     Preview,
     RunDetail,
     RunRow,
+    Said,
     Session,
     Slug,
     Start,
@@ -160,6 +162,10 @@ def _add_wizard(app: FastAPI, shop: Shop) -> None:
     @app.post("/api/plan", response_model=PlanView)
     def make_plan_for(wish: Wish) -> Response:
         return _json(plan_view(shop.plan(wish), recipe_fields(wish), shop.runs))
+
+    @app.post("/api/wish", response_model=Advised)
+    def advise_on(said: Said) -> Response:
+        return _json(shop.advise(said))
 
     @app.post("/api/contract", response_model=ContractView)
     def show_contract(wish: Wish) -> Response:

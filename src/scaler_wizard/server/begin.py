@@ -11,6 +11,7 @@ from typing import Any
 
 import yaml
 
+from scaler_wizard.advise import advised
 from scaler_wizard.architecture import Blueprint, read_architecture
 from scaler_wizard.contract import VERSION, Contract, sign, text_hash
 from scaler_wizard.errors import ScalerError
@@ -23,15 +24,18 @@ from scaler_wizard.recipe import Recipe
 from scaler_wizard.run import Run, create
 from scaler_wizard.server.uploads import Uploads
 from scaler_wizard.server.wire import (
+    Advised,
     BaseView,
     ContractView,
     EstimateView,
     ModelRow,
     PhaseView,
     PlanView,
+    Said,
     Start,
     Wish,
 )
+from scaler_wizard.wishes import understand
 
 
 @dataclass(frozen=True)
@@ -77,6 +81,16 @@ class Shop:
         source = resolve(recipe.model)
         return make_plan(recipe, source, read_architecture(source.folder), detect(self.runs))
 
+    def advise(self, said: Said) -> Advised:
+        """The recipe that fits the words, the model and this machine; or the question that decides."""
+        if said.choose is None and (heard := understand(said.text)).recipe is None:
+            return Advised(
+                recipe=None, wish=None, reasons=heard.reasons, question=heard.question, choices=heard.choices
+            )
+        found = advised(said.text, model=self.model(said.model), choose=said.choose, runs=self.runs)
+        wish = wish_of(said, found.data)
+        return Advised(recipe=found.name, wish=wish, reasons=found.reasons, question=None, choices=())
+
     def start(self, ask: Start) -> Run:
         """Create the run; the same key never creates a second one. Raises ScalerError for a stale contract."""
         known = self.runs / f".started-{ask.key}"
@@ -104,18 +118,48 @@ def _row(name: str, shown: str, folder: Path) -> ModelRow:
     return ModelRow(id=name, name=shown, detail=detail, ready=True)
 
 
+MORE = ("allow", "breaker", "gate", "heal", "limits", "measure", "seed")
+"""Fields of a recipe that advice may set without a control of its own."""
+
+
 def recipe_fields(wish: Wish) -> dict[str, Any]:
     """What a person would write into a recipe file; what was left out stays out."""
-    heal: Any = {"train": wish.train, "tokens": wish.tokens, "lora_rank": wish.lora_rank}
-    heal = {key: value for key, value in heal.items() if value is not None}
+    if unknown := wish.more.keys() - MORE:
+        raise ScalerError(f"more: {', '.join(sorted(unknown))}: not to be set here", f"known: {', '.join(MORE)}")
+    own = {"train": wish.train, "tokens": wish.tokens, "lora_rank": wish.lora_rank}
+    heal = _group(wish, "heal") | {key: value for key, value in own.items() if value is not None}
     if not wish.control:
         heal["control"] = False
+    limits = _group(wish, "limits") | ({} if wish.memory_share == 0.9 else {"memory_share": wish.memory_share})
     fields: dict[str, Any] = {"name": wish.name, "model": wish.model}
     fields |= {"parameters": wish.parameters, "context": wish.context}
-    fields |= {"data": None if wish.data == "kjv" else wish.data}
-    fields |= {"heal": False if wish.train == "nothing" else heal or None}
-    fields |= {"limits": None if wish.memory_share == 0.9 else {"memory_share": wish.memory_share}}
+    fields |= {"data": None if wish.data == "kjv" else wish.data, **wish.more}
+    fields |= {"heal": False if wish.train == "nothing" else heal or None, "limits": limits or None}
     return {key: value for key, value in fields.items() if value is not None}
+
+
+def _group(wish: Wish, name: str) -> dict[str, Any]:
+    found = wish.more.get(name, {})
+    if not isinstance(found, dict):
+        raise ScalerError(f"more: {name}: not a group of fields", "send it as the advice gave it")
+    return dict(found)
+
+
+def wish_of(said: Said, fields: Mapping[str, Any]) -> Wish:
+    """The fields of a recipe as a wish: those that the wizard has a control for, and the rest."""
+    heal, limits = fields.get("heal", {}), dict(fields.get("limits", {}))
+    trains = {} if heal is False else dict(heal)
+    share = limits.pop("memory_share", 0.9)
+    more = {key: value for key, value in fields.items() if key in MORE and key not in ("heal", "limits")}
+    own = {
+        "train": "nothing" if heal is False else trains.pop("train", None),
+        "tokens": None if "tokens" not in trains else str(trains.pop("tokens")),
+        "lora_rank": trains.pop("lora_rank", None),
+        "control": trains.pop("control", True),
+    }
+    more |= {key: group for key, group in (("heal", trains), ("limits", limits)) if group}
+    sizes = {key: None if fields.get(key) is None else str(fields[key]) for key in ("parameters", "context")}
+    return Wish(model=said.model, **sizes, **own, memory_share=share, more=more)
 
 
 def terms_of(wish: Wish) -> Contract:

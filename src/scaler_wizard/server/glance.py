@@ -6,6 +6,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from scaler_wizard.contract import read_signed
+from scaler_wizard.errors import ScalerError
 from scaler_wizard.journal import Row
 from scaler_wizard.payload import cockpit, measurement_of
 from scaler_wizard.phases import Plan
@@ -20,10 +21,10 @@ from scaler_wizard.view import changelog, evidence_rows
 
 
 def row(folder: Path) -> RunRow:
-    """One run in the list."""
+    """One run in the list; also one that cannot be opened, since its model is gone, is listed."""
     run = Run(folder)
     try:
-        plan = load_plan(folder / "plan.yaml")
+        plan, trouble = _plan(folder)
         gate = run.last("gate")
         created, newest = run.journal.events(kinds=("created",))[0], run.journal.newest()
         return RunRow(
@@ -31,15 +32,23 @@ def row(folder: Path) -> RunRow:
             status=run.status,
             at=run.current,
             sentence=gate.data["sentence"] if gate else "",
-            waits=standing_gate(run, plan) is not None,
-            model=plan.base.name,
-            parameters=plan.parameters,
-            context=plan.context,
+            waits=plan is not None and standing_gate(run, plan) is not None,
+            model=plan.base.name if plan else None,
+            parameters=plan.parameters if plan else None,
+            context=plan.context if plan else None,
+            trouble=trouble,
             created=datetime.fromtimestamp(created.time, UTC),
             changed=datetime.fromtimestamp(newest.time, UTC),
         )
     finally:
         run.journal.close()
+
+
+def _plan(folder: Path) -> tuple[Plan | None, str | None]:
+    try:
+        return load_plan(folder / "plan.yaml"), None
+    except ScalerError as error:
+        return None, error.wrong
 
 
 def detail(run: Run, plan: Plan) -> RunDetail:

@@ -37,12 +37,14 @@ class RunRow(Payload):
     """The newest canonical sentence; empty before the first gate."""
     waits: bool
     """True while a gate waits for an answer."""
-    model: str
-    """What is grown."""
-    parameters: int
+    model: str | None
+    """What is grown; null where the plan cannot be read any more."""
+    parameters: int | None
     """Parameters at the end."""
-    context: int
+    context: int | None
     """Window at the end, in tokens."""
+    trouble: str | None
+    """Why the run cannot be opened; null where it can."""
     created: AwareDatetime
     """When it was created."""
     changed: AwareDatetime
@@ -282,6 +284,34 @@ class Wish(Payload):
     """Also train the base on the same tokens, to know whether growth paid."""
     memory_share: Annotated[float, Field(gt=0, le=0.9)] = 0.9
     """Share of the memory that the run may use."""
+    more: dict[str, Any] = Field(default={})
+    """Fields of a recipe that have no control of their own, as advice gave them; checked as a recipe is."""
+
+
+class Said(Payload):
+    """A wish in a person's own words."""
+
+    text: Annotated[str, Field(max_length=500)]
+    """The words; en, pt, es, fr, de or zh."""
+    model: Annotated[str, Field(min_length=1, max_length=100)]
+    """Id of a model."""
+    choose: Annotated[str | None, Field(max_length=60)] = None
+    """A recipe, in answer to the question."""
+
+
+class Advised(Payload):
+    """What was understood: a wish to go on with, or one question."""
+
+    recipe: str | None
+    """The shipped recipe that it began as; null where a question has to be answered first."""
+    wish: Wish | None
+    """The same as the wizard's own fields."""
+    reasons: tuple[str, ...]
+    """Why, one sentence each."""
+    question: str | None
+    """The one question that decides."""
+    choices: tuple[str, ...]
+    """Recipes that answer it."""
 
 
 class Start(Payload):

@@ -1,0 +1,153 @@
+"""No axe violation (WCAG 2.2 AA) on any screen, in any state, theme or language; nothing is clipped on a phone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from chromium import AXE, PHONE, WIDE, show
+
+from cockpit_server import Served, served
+from recorded_run import make_run
+from scaler_wizard.run import Run
+
+pytestmark = pytest.mark.e2e
+LANGUAGES = ("en", "pt", "es", "fr", "de", "zh")
+THEMES = ("light", "dark")
+RULES = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice"]
+
+
+@pytest.fixture(scope="module")
+def house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Served, Run, Run]]:
+    """A server with a run at a gate and a run that is complete."""
+    runs = tmp_path_factory.mktemp("house") / "runs"
+    gate = make_run(runs, name="at-a-gate")
+    complete = make_run(runs, name="complete", committed=6, gate=False)
+    complete.set_status("completed")
+    with served(runs) as found:
+        yield found, gate, complete
+
+
+@pytest.fixture(scope="module")
+def empty(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    with served(tmp_path_factory.mktemp("empty") / "runs") as found:
+        yield found
+
+
+def opened(browser: Any, server: Served, language: str, theme: str, size: dict[str, int]) -> Any:
+    """A page with a session, in a language and a theme."""
+    context = browser.new_context(viewport=size, locale=language, color_scheme=theme, reduced_motion="reduce")
+    context.set_default_timeout(15_000)
+    page = context.new_page()
+    page.goto(f"{server.origin}/#token={server.keys.link()}")
+    page.locator(f"html[lang={language}]").wait_for()
+    page.get_by_role("heading", level=1).wait_for()
+    return page
+
+
+def states(page: Any, gate: Run, complete: Run) -> Iterator[str]:
+    """Every screen in every state, one after the other."""
+    page.locator(".run-link").first.wait_for()
+    yield "runs"
+    page.locator(".menu summary").click()
+    yield "settings"
+    page.locator(".menu summary").click()
+    show(page, "#/new")
+    page.locator(".numbers").wait_for()
+    yield "wizard"
+    page.locator(".cards button").nth(1).click()
+    page.locator("input[type=range]").nth(1).fill("0")
+    page.locator(".trouble").first.wait_for()
+    yield "wizard with an impossible wish"
+    show(page, f"#/run/{gate.id}")
+    page.locator(".gate").wait_for()
+    page.locator("details summary").last.click()
+    yield "gate"
+    page.locator(".rollback").click()
+    page.locator(".preview li").first.wait_for()
+    yield "rollback dialog"
+    page.keyboard.press("Escape")
+    page.locator(".controls-end button").last.click()
+    yield "abort dialog"
+    page.keyboard.press("Escape")
+    alert = {"kind": "telegram", "cause": "slope", "step": 1, "value": 0.3, "limit": 0.15, "hard": True}
+    gate.journal.add("telegram", {**alert, "sentence": f"Alert {gate.journal.newest().seq}."})
+    page.locator(".subtitle-critical").wait_for()
+    yield "alert"
+    show(page, f"#/run/{complete.id}")
+    page.locator(".u-legend").first.wait_for()
+    yield "complete"
+    show(page, f"#/compare/{gate.id}/{complete.id}")
+    page.locator(".differs").first.wait_for()
+    yield "compare"
+    show(page, "#/run/none")
+    page.locator(".trouble").wait_for()
+    yield "unknown run"
+
+
+def violations(page: Any) -> list[str]:
+    """What axe finds, each with the first place."""
+    found = page.evaluate("rules => axe.run(document, { runOnly: rules, resultTypes: ['violations'] })", RULES)
+    return [f"{one['id']}: {one['nodes'][0]['html'][:120]}" for one in found["violations"]]
+
+
+@pytest.mark.parametrize("theme", THEMES)
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_no_screen_in_no_state_has_a_violation(
+    browser: Any, house: tuple[Served, Run, Run], language: str, theme: str
+) -> None:
+    if not AXE.exists():
+        pytest.skip("axe-core is not here: npm ci in cockpit/")
+    server, gate, complete = house
+    page = opened(browser, server, language, theme, WIDE)
+    page.evaluate(AXE.read_text(encoding="utf-8"))
+    found = {state: wrong for state in states(page, gate, complete) if (wrong := violations(page))}
+    page.context.close()
+    assert found == {}
+
+
+@pytest.mark.parametrize("theme", THEMES)
+def test_the_empty_list_and_the_way_in_have_no_violation(browser: Any, empty: Served, theme: str) -> None:
+    if not AXE.exists():
+        pytest.skip("axe-core is not here: npm ci in cockpit/")
+    page = opened(browser, empty, "en", theme, WIDE)
+    page.evaluate(AXE.read_text(encoding="utf-8"))
+    page.get_by_text("No model has been grown here yet.").wait_for()
+    assert violations(page) == []
+    page.context.clear_cookies()
+    page.reload()
+    page.get_by_text("Open the cockpit from its link").wait_for()
+    page.evaluate(AXE.read_text(encoding="utf-8"))
+    assert violations(page) == []
+    page.context.close()
+
+
+@pytest.mark.parametrize("size", [PHONE, {"width": 768, "height": 1024}, {"width": 640, "height": 450}], ids=str)
+def test_nothing_is_clipped_in_any_language(browser: Any, house: tuple[Served, Run, Run], size: dict[str, int]) -> None:
+    server, gate, complete = house
+    for language in LANGUAGES:
+        page = opened(browser, server, language, "light", size)
+        for state in states(page, gate, complete):
+            assert page.evaluate(_OVERFLOW) == [], (language, state)
+        page.context.close()
+
+
+_OVERFLOW = """() => [...document.querySelectorAll('body *')].filter(one => {
+    const box = one.getBoundingClientRect();
+    if (!box.width || one.closest('.unseen, .scroll, pre, .skip, canvas, .u-wrap')) return false;
+    return box.right > innerWidth + 1 || box.left < -1;
+}).map(one => one.outerHTML.slice(0, 100))"""
+
+
+def test_every_screen_has_one_first_heading_and_the_keyboard_stands_in_it(
+    house: tuple[Served, Run, Run], open_page: Callable[..., Any]
+) -> None:
+    server, gate, complete = house
+    page = open_page(server)
+    for where in ("#/", "#/new", f"#/run/{gate.id}", f"#/compare/{gate.id}/{complete.id}"):
+        show(page, where)
+        page.locator("h1").wait_for()
+        assert page.locator("h1").count() == 1
+        if where != "#/":
+            assert page.evaluate("document.activeElement.id") == "main"
