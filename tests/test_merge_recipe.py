@@ -190,10 +190,13 @@ def test_tokens_with_other_numbers_are_refused(family: dict[str, Path], tmp_path
     for folder in folders:
         (folder / "tokenizer.json").write_text(json.dumps({"model": {"type": "BPE", "vocab": vocabulary}}))
         vocabulary = {name: 63 - number for name, number in vocabulary.items()}
-    with pytest.raises(ScalerError, match="number their tokens differently"):
-        prepare(linear(*folders))
+    for tokenizer in (None, "union", str(folders[0])):
+        with pytest.raises(ScalerError, match="number their tokens differently"):
+            prepare(linear(*folders, tokenizer=tokenizer))
     shutil.copyfile(folders[0] / "tokenizer.json", folders[1] / "tokenizer.json")
-    prepare(linear(*folders))
+    (folders[1] / "chat_template.jinja").write_text("hello")
+    merge_models(linear(*folders, tokenizer=str(folders[1])), tmp_path / "out")
+    assert (tmp_path / "out/chat_template.jinja").read_text() == "hello"
 
 
 def test_a_preflight_takes_a_tenth_of_a_second_at_most(family: dict[str, Path]) -> None:

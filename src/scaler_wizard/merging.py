@@ -100,7 +100,7 @@ def prepare(recipe: Path | Method) -> Prepared:
         parents, grown, seed = matched(parents)
         method = method.model_copy(update={"seed": method.seed or seed or 0})
     reconciled = check(method, parents)
-    check_tokenizers(method, parents)
+    check_tokenizers(parents)
     return Prepared(method, parents, merge_program(method, parents), (*grown, *reconciled))
 
 
