@@ -405,3 +405,10 @@ def test_without_a_record_the_growth_follows_from_the_sizes(family: dict[str, Pa
     with pytest.raises(ScalerError, match=r"cannot be grown to the size of .*head_dim 8 and 16"):
         other = make(tmp_path / "other", head_dim=16, num_hidden_layers=5)
         prepare(linear(family["a"], other, grow=True))
+
+
+def test_methods_that_need_whole_matrices_say_their_memory(family: dict[str, Path]) -> None:
+    models = [{"model": str(family[name])} for name in "ab"]
+    ready = prepare(read_merge({"method": "tsv", "base": str(family["base"]), "models": models}, "r", METHODS))
+    assert "MiB for the largest matrix" in dict(ready.rows())["memory"]
+    assert "memory" not in dict(prepare(linear(family["a"], family["b"])).rows())
