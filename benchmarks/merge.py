@@ -5,8 +5,9 @@
 
 `io` reads the inputs and writes as many bytes as the output has, in 256 KB pieces, without any arithmetic. `ours` is
 reading the recipe, preflight and writing in a fresh process; `process` adds the start of Python and its imports;
-`safe` also hashes what is written and flushes it to the disk. Limits hold for `ours` and for 64 MB of memory. Medians
-of the rounds; mergekit runs the very same YAML file.
+`safe` also hashes what is written and flushes it to the disk. Medians of the rounds; mergekit runs the very same YAML.
+Seconds are CPU seconds, so that other work on the machine disturbs little; `--wall` takes wall time on a quiet one.
+Limits hold for `ours` / `io`, for 64 MB of memory, and for mergekit / `process`.
 """
 
 from __future__ import annotations
@@ -38,13 +39,14 @@ from pathlib import Path
 from scaler_wizard.merging import prepare
 from scaler_wizard.weights import write
 recipe, out, safe, threads = Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3] == "safe", int(sys.argv[4])
-started = time.perf_counter()
+clock = time.perf_counter if sys.argv[5] == "wall" else time.process_time
+started = clock()
 ready = prepare(recipe)
-planned = time.perf_counter()
+planned = clock()
 write(ready.program, out, hash=safe, durable=safe, finite=safe, threads=threads)
 peak = int(Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0]) * 1024  # of this program alone
 heavy = [name for name in ("torch", "transformers") if name in sys.modules]
-print(json.dumps({"plan": planned - started, "write": time.perf_counter() - planned, "peak": peak, "heavy": heavy}))
+print(json.dumps({"plan": planned - started, "write": clock() - planned, "peak": peak, "heavy": heavy}))
 """
 
 
@@ -88,7 +90,7 @@ def main() -> int:
         print(_version(options.mergekit))
     print(
         f"Llama, bf16, {layers} layers, {size / 1e9:.2f} GB, {MODELS} models, {options.threads} threads, "
-        f"{options.rounds} rounds, medians, seconds\n"
+        f"{options.rounds} rounds, medians, {'wall' if options.wall else 'CPU'} seconds\n"
     )
     print(
         "| method | io | ours | ratio | limit | process | safe | peak MB | mergekit | its peak MB | mergekit / ours |"
@@ -107,6 +109,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--gigabytes", type=float, default=0.5)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--wall", action="store_true", help="wall time instead of CPU time")
     parser.add_argument("--only", nargs="*", help="methods")
     parser.add_argument("--mergekit", type=Path, help="python of an environment with mergekit")
     return parser.parse_args()
@@ -122,7 +125,8 @@ def _race(case: Case, base: Path, tunes: list[Path], options: argparse.Namespace
         for way in ("ours", "safe"):
             out = _empty(work / "out")
             command = [sys.executable, "-c", CHILD, str(recipe), str(out), way, str(options.threads)]
-            seconds, text = _timed(lambda command=command: subprocess.run(command, check=True, capture_output=True))
+            command.append("wall" if options.wall else "cpu")
+            seconds, text = _timed(lambda command=command: _run(command), options)
             said: dict[str, Any] = json.loads(text.stdout)
             assert not said["heavy"], said["heavy"]
             peak = max(peak, said["peak"])
@@ -130,9 +134,9 @@ def _race(case: Case, base: Path, tunes: list[Path], options: argparse.Namespace
             if way == "ours":
                 times["process"].append(seconds)
         total = sum(file.stat().st_size for file in (work / "out").iterdir())
-        times["io"].append(_timed(lambda total=total: _io(inputs, work / "raw", total))[0])
+        times["io"].append(_timed(lambda total=total: _io(inputs, work / "raw", total), options)[0])
     median = {way: statistics.median(values) for way, values in times.items()}
-    theirs, their_peak = _mergekit(options.mergekit, recipe, work) if options.mergekit else (None, None)
+    theirs, their_peak = _mergekit(recipe, options) if options.mergekit else (None, None)
     ratio = median["ours"] / median["io"]
     faster = theirs / median["process"] if theirs else None
     limit = "-" if case.limit is None else f"{case.limit:.1f}"
@@ -161,10 +165,17 @@ def _recipe(case: Case, base: Path, tunes: list[Path], file: Path) -> Path:
     return file
 
 
-def _timed(work: Callable[[], Result]) -> tuple[float, Result]:
-    started = time.perf_counter()
+def _timed(work: Callable[[], Result], options: argparse.Namespace) -> tuple[float, Result]:
+    """Seconds, those of child processes too."""
+    started, clock = os.times(), time.perf_counter()
     result = work()
-    return time.perf_counter() - started, result
+    ended = os.times()
+    cpu = sum(ended[:4]) - sum(started[:4])
+    return time.perf_counter() - clock if options.wall else cpu, result
+
+
+def _run(command: list[str]) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(command, check=True, capture_output=True, text=True)
 
 
 def _io(inputs: list[Path], target: Path, total: int) -> None:
@@ -199,17 +210,16 @@ def _tuned(base: Path, folder: Path, seed: int) -> Path:
     return folder
 
 
-def _mergekit(python: Path, recipe: Path, work: Path) -> tuple[float, float]:
+def _mergekit(recipe: Path, options: argparse.Namespace) -> tuple[float, float]:
     """Seconds and peak megabytes of the same merge."""
-    out = _gone(work / "theirs")
-    command = [str(python.parent / "mergekit-yaml"), str(recipe), str(out), "--quiet", "--no-copy-tokenizer"]
+    out = _gone(options.work / "theirs")
+    program = str(options.mergekit.parent / "mergekit-yaml")
     script = (
         "import resource, subprocess, sys; subprocess.run(sys.argv[1:], check=True, capture_output=True);"
         "print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)"
     )
-    seconds, answer = _timed(
-        lambda: subprocess.run([sys.executable, "-c", script, *command], check=True, capture_output=True, text=True)
-    )
+    command = [sys.executable, "-c", script, program, str(recipe), str(out), "--quiet", "--no-copy-tokenizer"]
+    seconds, answer = _timed(lambda: _run(command), options)
     shutil.rmtree(out)
     return seconds, int(answer.stdout) / 1024
 

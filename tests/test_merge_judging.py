@@ -20,7 +20,7 @@ from scaler_wizard.merge.recipe import read_merge
 from scaler_wizard.merging import MERGE, prepare
 from scaler_wizard.models import EMBEDDED, load_tokenizer
 from scaler_wizard.record import from_json
-from scaler_wizard.searching import JUDGEMENT, Found, Try, coordinate_search, knobs
+from scaler_wizard.searching import JUDGEMENT, Found, Search, Try, coordinate_search, knobs, search_and_merge
 from tiny_models import load, make
 
 
@@ -184,3 +184,11 @@ def expert(text: Path, folder: Path) -> Path:
         optimiser.zero_grad()
     model.save_pretrained(folder)
     return folder
+
+
+def test_a_merge_without_weights_is_not_searched(tmp_path: Path) -> None:
+    base = make(tmp_path / "base")
+    models = [changed(base, tmp_path / str(seed), noise(seed, 0.02)) for seed in (1, 2)]
+    block = {"method": "model_stock", "base": str(base), "models": [{"model": str(model)} for model in models]}
+    with pytest.raises(ScalerError, match="no single weights to turn"):
+        search_and_merge(read_merge(block, "r", METHODS), Search(texts={"kjv": "kjv"}), tmp_path / "out")

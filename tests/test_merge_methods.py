@@ -23,7 +23,7 @@ from scaler_wizard.merge.recipe import read_merge
 from scaler_wizard.merge.threshold import kth_largest
 from scaler_wizard.merging import merge_models, prepare
 from scaler_wizard.weights import write
-from tiny_models import load, make
+from tiny_models import FAMILIES, load, make
 
 Matrix = reference.Matrix
 Reference = Callable[[Matrix, list[Matrix], str], Matrix]
@@ -329,3 +329,14 @@ def test_numbers_that_are_not_finite_stop_the_merge_and_leave_nothing(family: di
     with pytest.raises(ScalerError, match=r"broken: model.layers.1.mlp.up_proj.weight: holds NaN"):
         merge_models(method, tmp_path / "out")
     assert sorted(file.name for file in tmp_path.iterdir()) == ["broken"]
+
+
+@pytest.mark.parametrize("kind", FAMILIES)
+def test_models_of_every_family_merge_and_load(tmp_path: Path, kind: str) -> None:
+    base = make(tmp_path / "base", kind)
+    one, two = (tuned(base, tmp_path / name, seed, size=0.02) for seed, name in enumerate(("one", "two")))
+    block = {"method": "linear", "models": [{"model": str(one)}, {"model": str(two)}]}
+    merge_models(read_merge(block, "recipe", METHODS), tmp_path / "out")
+    found = [dict(load(folder).named_parameters()) for folder in (tmp_path / "out", one, two)]
+    for name, value in found[0].items():
+        assert torch.allclose(value, (found[1][name] + found[2][name]) / 2, atol=1e-6), name

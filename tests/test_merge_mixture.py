@@ -102,3 +102,9 @@ def test_experts_of_another_base_are_refused(tmp_path: Path) -> None:
     block = {"base": str(base), "experts": [{"model": str(base)}, {"model": str(stranger)}]}
     with pytest.raises(ScalerError, match="no common ancestor"):
         mix_models(Mixture.read(block, "recipe"), tmp_path / "out")
+
+
+def test_other_families_are_refused(tmp_path: Path) -> None:
+    base = make(tmp_path / "base", "qwen3")
+    with pytest.raises(ScalerError, match="mixture of qwen3 models"):
+        mix_models(Mixture.read({"base": str(base), "experts": [{"model": str(base)}] * 2}, "r"), tmp_path / "out")

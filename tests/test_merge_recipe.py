@@ -190,10 +190,13 @@ def test_tokens_with_other_numbers_are_refused(family: dict[str, Path], tmp_path
     for folder in folders:
         (folder / "tokenizer.json").write_text(json.dumps({"model": {"type": "BPE", "vocab": vocabulary}}))
         vocabulary = {name: 63 - number for name, number in vocabulary.items()}
-    with pytest.raises(ScalerError, match="number their tokens differently"):
-        prepare(linear(*folders))
+    for tokenizer in (None, "union", str(folders[0])):
+        with pytest.raises(ScalerError, match="number their tokens differently"):
+            prepare(linear(*folders, tokenizer=tokenizer))
     shutil.copyfile(folders[0] / "tokenizer.json", folders[1] / "tokenizer.json")
-    prepare(linear(*folders))
+    (folders[1] / "chat_template.jinja").write_text("hello")
+    merge_models(linear(*folders, tokenizer=str(folders[1])), tmp_path / "out")
+    assert (tmp_path / "out/chat_template.jinja").read_text() == "hello"
 
 
 def test_a_preflight_takes_a_tenth_of_a_second_at_most(family: dict[str, Path]) -> None:
@@ -402,3 +405,10 @@ def test_without_a_record_the_growth_follows_from_the_sizes(family: dict[str, Pa
     with pytest.raises(ScalerError, match=r"cannot be grown to the size of .*head_dim 8 and 16"):
         other = make(tmp_path / "other", head_dim=16, num_hidden_layers=5)
         prepare(linear(family["a"], other, grow=True))
+
+
+def test_methods_that_need_whole_matrices_say_their_memory(family: dict[str, Path]) -> None:
+    models = [{"model": str(family[name])} for name in "ab"]
+    ready = prepare(read_merge({"method": "tsv", "base": str(family["base"]), "models": models}, "r", METHODS))
+    assert "MiB for the largest matrix" in dict(ready.rows())["memory"]
+    assert "memory" not in dict(prepare(linear(family["a"], family["b"])).rows())

@@ -21,11 +21,12 @@ from scaler_wizard.merge.adapters import adapted, read_adapter
 from scaler_wizard.merge.preflight import check, check_tokenizers
 from scaler_wizard.merge.program import leader, parent
 from scaler_wizard.merge.recipe import load_merge
+from scaler_wizard.merge.spectral import memory_bytes
 from scaler_wizard.models import resolve
 from scaler_wizard.oneshot import fingerprint_of
 from scaler_wizard.record import Record, to_json
 from scaler_wizard.run import file_hash
-from scaler_wizard.weights import NotFinite, Program, broken_numbers, check_disk, copy_companions, write
+from scaler_wizard.weights import Blend, NotFinite, Program, broken_numbers, check_disk, copy_companions, write
 from scaler_wizard.weights.stream import SHARD_BYTES
 
 MERGE = "merge.json"
@@ -78,8 +79,20 @@ class Prepared:
             *(("base", self.method.base) for _ in range(self.method.base is not None)),
             *(("model", model.model) for model in self.method.models),
             ("parameters", f"{Blueprint(self.program.config).parameters:,} in {self.program.bytes / 1e6:,.1f} MB"),
+            *(("memory", f"{size / 2**20:,.0f} MiB for the largest matrix") for size in self._whole_bytes()),
             *(("reconciled", note) for note in self.reconciled),
         ]
+
+    def _whole_bytes(self) -> list[int]:
+        """Peak memory of the largest matrix, where the method needs whole ones."""
+        if not type(self.method).whole:
+            return []
+        shapes = [
+            tensor.shape
+            for tensor in self.program.tensors.values()
+            if isinstance(tensor, Blend) and tensor.kernel.whole
+        ]
+        return [max(memory_bytes(shape, len(self.method.models)) for shape in shapes)]
 
 
 @dataclass(frozen=True)
@@ -100,7 +113,7 @@ def prepare(recipe: Path | Method) -> Prepared:
         parents, grown, seed = matched(parents)
         method = method.model_copy(update={"seed": method.seed or seed or 0})
     reconciled = check(method, parents)
-    check_tokenizers(method, parents)
+    check_tokenizers(parents)
     return Prepared(method, parents, merge_program(method, parents), (*grown, *reconciled))
 
 

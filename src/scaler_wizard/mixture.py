@@ -47,6 +47,7 @@ PROMPT_TOKENS = 512
 ROUTERS = "routers.safetensors"
 DENSE = {"w1": "gate_proj", "w3": "up_proj", "w2": "down_proj"}
 """Mixtral's names of a feed-forward block's matrices."""
+FAMILIES = ("llama", "mistral", "qwen2")
 SILENT = 8
 """Neurons of a shared expert that says nothing."""
 
@@ -174,6 +175,8 @@ def mixture_program(recipe: Mixture, base: Architecture, parents: Mapping[str, P
 def _operator(recipe: Mixture, base: Architecture) -> GrowthOperator:
     noise = recipe.noise if recipe.start == "random" else 0.0
     count, active = len(recipe.experts), recipe.active
+    if base.family not in FAMILIES:
+        raise ScalerError(f"a mixture of {base.family} models is not made here", f"possible: {', '.join(FAMILIES)}")
     if base.family == "qwen2":
         return SharedExpert(experts=count, active=active, size=base.ffn, router_noise=noise)
     return Upcycle(experts=count, active=active, router_noise=noise)

@@ -40,6 +40,8 @@ Floats = npt.NDArray[np.float64]
 JUDGEMENT = "judgement.json"
 STEPS = (1.5, 1.2)
 """By how much a weight is made larger or smaller: first coarse, then fine."""
+SMALLEST_GAIN = 0.05
+"""Nats per token: where the best parent gained less, shares are taken of this, since almost nothing can be lost."""
 MEAN_SHARE = 0.1
 """What the mean kept share counts beside the worst."""
 
@@ -110,10 +112,7 @@ def knobs(method: Method) -> list[Knob]:
         for number, model in enumerate(method.models)
         if isinstance(model, WeightedModel) and isinstance(model.weight, float | int)
     ]
-    general = [Knob(name, None) for name in ("scale", "t") if isinstance(getattr(method, name, None), float | int)]
-    if not found + general:
-        raise ScalerError(f"{getattr(method, 'method', '')}: has no single weights to search", "choose task_arithmetic")
-    return found + general
+    return found + [Knob(name, None) for name in ("scale", "t") if isinstance(getattr(method, name, None), float | int)]
 
 
 def load_search(path: Path) -> Search | None:
@@ -207,7 +206,7 @@ class Bench:
         losses = {name: float(found[text].mean()) for name, found in self.parents.items()}
         best = min(losses.values())
         start = losses[self._base] if self._base is not None else max(losses.values())
-        return (start - loss) / max(start - best, 1e-6)
+        return (start - loss) / max(start - best, SMALLEST_GAIN)
 
     def _put(self, program: Program) -> None:
         """The program's weights, rounded as they would be written, into the model."""
@@ -234,6 +233,8 @@ def search_and_merge(
     from scaler_wizard.models import load_tokenizer
 
     ready = prepare(recipe)
+    if not knobs(ready.method):
+        raise ScalerError("search: this merge has no single weights to turn", "choose task_arithmetic, or leave it out")
     tokenizer = load_tokenizer(next(iter(ready.parents.values())).folder)
     calibration = domain_windows(search.texts, tokenizer, "calibration", length=search.length, count=search.windows)
     heldout = domain_windows(search.texts, tokenizer, "heldout", length=search.length, count=2 * search.windows)

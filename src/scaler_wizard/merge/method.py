@@ -93,8 +93,8 @@ class Method(Record):
     """Whose configuration the merged model gets, where they differ in rotary settings, window or epsilon: one of the
     models, by the name it has here. Left out, differences are refused."""
     tokenizer: str | None = None
-    """Whose tokenizer the merged model gets: `base`, `union`, or a model by the name it has here. Left out, all have
-    to be equal."""
+    """Whose tokenizer files (with chat template) the merged model gets: `base`, or a model by the name it has
+    here; all have to number their tokens alike, so `union` is that of the base as well."""
     dtype: Dtype | None = None
     """Type that is written; that of the base, or of the first model, where left out."""
     grow: bool = False

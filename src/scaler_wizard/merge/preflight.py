@@ -197,16 +197,14 @@ def cosine(one: Floats, two: Floats) -> float:
 # -- tokenizers -----------------------------------------------------------------------------------------------------
 
 
-def check_tokenizers(method: Method, parents: Mapping[str, Parent]) -> None:
-    """Refuse models that number their tokens differently, unless the recipe says whose numbers count."""
-    if method.tokenizer is not None:
-        return
+def check_tokenizers(parents: Mapping[str, Parent]) -> None:
+    """Refuse models that number their tokens differently: row by row, their embeddings mean other words."""
     known = [parent for parent in parents.values() if (parent.folder / "tokenizer.json").is_file()]
     for other in known[1:]:
         if not same_tokens(known[0].folder, other.folder):
             raise ScalerError(
                 f"{known[0].name} and {other.name} number their tokens differently",
-                "name the tokenizer that fits the weights: `tokenizer: base`, a model's name, or `union`",
+                "merge models with one tokenizer; embeddings are not renumbered here",
             )
 
 

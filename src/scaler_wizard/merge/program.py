@@ -10,7 +10,7 @@ from pathlib import Path
 from scaler_wizard.architecture import Architecture, Blueprint, Place
 from scaler_wizard.errors import ScalerError
 from scaler_wizard.merge.method import MergedModel, Method, Tensors
-from scaler_wizard.weights import Expression, Input, Program
+from scaler_wizard.weights import Expression, Input, Program, stacks_of
 
 STORED = {"float32": "F32", "float16": "F16", "bfloat16": "BF16"}
 Key = tuple[str, int | None, int | None]
@@ -74,7 +74,7 @@ def merge_program(method: Method, parents: Mapping[str, Parent]) -> Program:
                 dtype=_dtype(method, parents, place),
             )
         )
-    return Program(dict(after.config), tensors, seed=method.seed)
+    return Program(dict(after.config), tensors, seed=method.seed, stacks=stacks_of(after))
 
 
 def leader(method: Method) -> str:

@@ -118,4 +118,4 @@ def memory_bytes(shape: tuple[int, ...], models: int) -> int:
     """Peak memory of one matrix: fp32 inputs, fp64 task vectors, and the two sets of singular vectors."""
     rows, columns = shape
     small = min(rows, columns)
-    return rows * columns * (4 * (models + 1) + 8 * (models + 2)) + 8 * 3 * small * (rows + columns)
+    return rows * columns * (4 * (models + 1) + 8 * (models + 3)) + 8 * 3 * small * (rows + columns)

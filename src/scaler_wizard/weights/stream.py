@@ -42,7 +42,7 @@ from scaler_wizard.weights.program import Program
 
 COPY_BYTES = 2**20
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # malloc.h
-KEPT_BYTES = 32 * 2**20
+KEPT_BYTES = 4 * 2**20
 SHARD_BYTES = 5 * 10**9
 ALIGNED = 64  # bytes: matrix kernels round differently on badly aligned memory, and files are memory-mapped
 RECORD = ".written.json"

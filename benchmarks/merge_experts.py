@@ -1,0 +1,167 @@
+"""Three low-rank experts of one model, merged by every method: what is kept of each expert's gain on held-out text.
+
+    .venv/bin/python benchmarks/merge_experts.py                                         # the embedded model: minutes
+    .venv/bin/python benchmarks/merge_experts.py --model smollm2 --steps 40 --tries 8    # about an hour on one core
+
+Experts learn the help texts of Python (`pydoc_data.topics`), the source of its standard library, and the King James
+Bible (which the embedded model knows already; it learns the names of Unicode instead). Each text's calibration part
+chooses the weights, its held-out part is read once a method. Kept is (loss of the
+base - loss of the merge) / (loss of the base - loss of the best expert); the first row is plain averaging.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import sys
+import sysconfig
+import time
+import unicodedata
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import transformers
+
+from scaler_wizard.data import encode, load_corpus, training_windows
+from scaler_wizard.judging import domain_windows
+from scaler_wizard.lora import add_lora
+from scaler_wizard.merge import METHODS, Method
+from scaler_wizard.merge.recipe import read_merge
+from scaler_wizard.merging import prepare
+from scaler_wizard.models import load_model, load_tokenizer, resolve
+from scaler_wizard.searching import Bench, coordinate_search
+
+MODULES = ("argparse.py", "ast.py", "typing.py", "inspect.py", "tarfile.py", "pdb.py", "subprocess.py", "decimal.py")
+MODULES += ("_pydecimal.py", "doctest.py", "zipfile.py", "smtplib.py", "turtle.py", "logging/__init__.py", "shutil.py")
+METHOD_SETTINGS: dict[str, tuple[dict[str, float], dict[str, float]]] = {
+    "linear": ({}, {}),
+    "task_arithmetic": ({}, {}),
+    "ties": ({"density": 0.5}, {}),
+    "dare_ties": ({"density": 0.8}, {}),
+    "breadcrumbs": ({"density": 0.9}, {}),
+    "della_linear": ({"density": 0.7}, {}),
+    "multislerp": ({}, {}),
+    "model_stock": ({}, {}),
+    "sce": ({}, {"select_topk": 0.5}),
+    "tsv": ({}, {}),
+    "iso_c": ({}, {}),
+}
+"""Settings of each model, and of the method."""
+WEIGHTLESS = ("model_stock", "sce", "tsv", "iso_c")
+
+
+def main() -> int:
+    """Train, search, measure, print."""
+    options = _options()
+    options.work.mkdir(parents=True, exist_ok=True)
+    torch.set_num_threads(options.threads)
+    base, texts = resolve(options.model).folder, _texts(options.work, bible=options.model != "embedded")
+    tokenizer = load_tokenizer(base)
+    length = min(options.length, int(load_model(base, dtype="float32").config.max_position_embeddings))
+    print(f"Python {platform.python_version()}, torch {torch.__version__}, transformers {transformers.__version__}")
+    print(
+        f"{options.model}, rank {options.rank}, {options.steps} steps of {options.batch} x {length} tokens\n",
+        flush=True,
+    )
+    begun = time.process_time()
+    adapters = {name: _expert(base, text, options.work / name, length, options) for name, text in texts.items()}
+    print(f"trained in {time.process_time() - begun:.0f} CPU seconds", flush=True)
+    cut: dict[str, Any] = {"length": length}
+    calibration = domain_windows(texts, tokenizer, "calibration", count=options.windows, **cut)
+    heldout = domain_windows(texts, tokenizer, "heldout", count=2 * options.windows, **cut)
+    first = _method("task_arithmetic", base, adapters, 1.0)
+    choose, final = Bench(prepare(first), calibration), Bench(prepare(first), heldout)
+    for name in texts:
+        losses = {key.rpartition("/")[2]: round(float(found[name].mean()), 3) for key, found in final.parents.items()}
+        print(f"{name}: {losses}", flush=True)
+    print(f"\n| method | tries | {' | '.join(texts)} | worst | weights |\n|---|---|{'---|' * len(texts)}---|---|")
+    _row("averaging", "linear", base, adapters, choose, final, tries=1)
+    for name in METHOD_SETTINGS:
+        if not options.only or name in options.only:
+            _row(name, name, base, adapters, choose, final, tries=options.tries)
+    print(f"\n{time.process_time() - begun:.0f} CPU seconds in all")
+    return 0
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--work", type=Path, default=Path("merge-experts"), help="folder for texts and adapters")
+    parser.add_argument("--model", default="embedded")
+    parser.add_argument("--steps", type=int, default=150)
+    parser.add_argument("--batch", type=int, default=8)
+    parser.add_argument("--length", type=int, default=256)
+    parser.add_argument("--rank", type=int, default=16)
+    parser.add_argument("--rate", type=float, default=1e-3)
+    parser.add_argument("--windows", type=int, default=16)
+    parser.add_argument("--tries", type=int, default=24)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--only", nargs="*", help="methods")
+    return parser.parse_args()
+
+
+def _texts(work: Path, *, bible: bool) -> dict[str, str]:
+    from pydoc_data.topics import topics
+
+    help_texts = work / "help.jsonl"
+    help_texts.write_text("".join(json.dumps({"text": text}) + "\n" for text in topics.values()))
+    library = Path(sysconfig.get_paths()["stdlib"])
+    source = work / "source.jsonl"
+    files = [library / name for name in MODULES if (library / name).is_file()]
+    source.write_text("".join(json.dumps({"text": file.read_text(encoding="utf-8")}) + "\n" for file in files))
+    names = work / "names.jsonl"
+    blocks = [range(start, start + 256) for start in range(0, 0x20000, 256)]
+    pages = ["\n".join(f"U+{code:04X} {name}" for code in block if (name := _name(code))) for block in blocks]
+    names.write_text("".join(json.dumps({"text": page}) + "\n" for page in pages if page))
+    return {"help": str(help_texts), "source": str(source), **({"bible": "kjv"} if bible else {"names": str(names)})}
+
+
+def _name(code: int) -> str:
+    return unicodedata.name(chr(code), "").replace("CJK UNIFIED IDEOGRAPH-", "")
+
+
+def _expert(base: Path, text: str, folder: Path, length: int, options: argparse.Namespace) -> Path:
+    """A LoRA adapter trained on one text; kept in the folder for the next run."""
+    if (folder / "adapter_config.json").is_file():
+        return folder
+    model = add_lora(load_model(base, dtype="float32"), rank=options.rank, seed=0).train()
+    ids = training_windows(encode(load_corpus(text).train, load_tokenizer(base)), length, seed=0).ids
+    learning = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    optimiser = torch.optim.AdamW(learning, lr=options.rate, weight_decay=0.0)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, options.rate, total_steps=options.steps, pct_start=0.1)
+    for step in range(options.steps):
+        picks = np.arange(step * options.batch, (step + 1) * options.batch) % len(ids)
+        batch = torch.from_numpy(ids[picks].astype(np.int64))
+        model(batch, labels=batch).loss.backward()
+        torch.nn.utils.clip_grad_norm_(learning, 1.0)
+        optimiser.step()
+        schedule.step()
+        optimiser.zero_grad()
+    model.save_pretrained(folder)
+    return folder
+
+
+def _method(name: str, base: Path, adapters: dict[str, Path], weight: float) -> Method:
+    each, general = METHOD_SETTINGS[name]
+    weights = {} if name in WEIGHTLESS else {"weight": weight}
+    models = [{"model": f"{base}+{folder}", **weights, **each} for folder in adapters.values()]
+    named = {"base": str(base)} if METHODS[name].base_is != "not used" else {}
+    return read_merge({"method": name, "models": models, **named, **general}, name, METHODS)
+
+
+def _row(
+    title: str, name: str, base: Path, adapters: dict[str, Path], choose: Bench, final: Bench, *, tries: int
+) -> None:
+    """Search on calibration text, measure the best on held-out text."""
+    method = _method(name, base, adapters, 1 / len(adapters) if title == "averaging" else 0.6)
+    seen, best = coordinate_search(method, choose.score, tries=tries)
+    found = final.score(seen[best][0])
+    kept = " | ".join(f"{share:.1%}" for share in found.kept.values())
+    weights = ", ".join(f"{value:g}" for value in found.weights.values())
+    print(f"| {title} | {len(seen)} | {kept} | {min(found.kept.values()):.1%} | {weights} |", flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
