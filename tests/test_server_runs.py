@@ -179,7 +179,8 @@ def test_unknown_fields_and_wrong_values_are_refused(server: Served, run: Run) -
         command("Pause", path="/etc"),
         command("Rollback", to="../x"),
     ):
-        assert server.ask("POST", f"/api/runs/{run.id}/commands", body).status == 422
+        answer = server.ask("POST", f"/api/runs/{run.id}/commands", body)
+        assert answer.status == 422 and answer.json["wrong"] and answer.json["cure"]
 
 
 def test_a_note_is_kept_with_the_run(server: Served, run: Run) -> None:

@@ -20,15 +20,7 @@ const untitled = (node) => {
       .map(([key, value]) => [key, untitled(value)]),
   );
 };
-// The type generator knows pairs by their older spelling only.
-const pairs = (node) => {
-  if (Array.isArray(node)) return node.map(pairs);
-  if (node === null || typeof node !== "object") return node;
-  const { prefixItems, ...rest } = node;
-  const told = Object.fromEntries(Object.entries(rest).map(([key, value]) => [key, pairs(value)]));
-  return prefixItems ? { ...told, items: pairs(prefixItems), additionalItems: false } : told;
-};
-const types = await compile({ ...pairs(untitled(schema)), title: "Wire", type: "object", additionalProperties: false }, "Wire", {
+const types = await compile({ ...untitled(schema), title: "Wire", type: "object", additionalProperties: false }, "Wire", {
   additionalProperties: false,
   bannerComment: "// Generated from schemas/wire.schema.json; do not edit: npm run generate",
   unreachableDefinitions: true,

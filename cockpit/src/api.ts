@@ -50,10 +50,8 @@ async function ask<T>(method: string, path: string, body?: unknown, signal?: Abo
 }
 
 function told(status: number, data: unknown): Trouble {
-  const said = data as { wrong?: string; cure?: string; detail?: { msg: string; loc: (string | number)[] }[] };
-  if (said.wrong !== undefined) return new Trouble(status, said.wrong, said.cure ?? "");
-  const first = said.detail?.[0];
-  return new Trouble(status, first ? `${first.loc.slice(1).join(".")}: ${first.msg}` : `HTTP ${status}`, "");
+  const said = data as { wrong?: string; cure?: string };
+  return new Trouble(status, said.wrong ?? `HTTP ${status}`, said.cure ?? "");
 }
 
 const run = (id: string) => `/api/runs/${encodeURIComponent(id)}`;

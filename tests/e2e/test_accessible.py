@@ -133,7 +133,8 @@ def test_nothing_is_clipped_in_any_language(browser: Any, house: tuple[Served, R
         page.context.close()
 
 
-_OVERFLOW = """() => [...document.querySelectorAll('body *')].filter(one => {
+_OVERFLOW = """() => document.documentElement.scrollWidth > innerWidth ? ['the page is wider than the screen'] :
+    [...document.querySelectorAll('body *')].filter(one => {
     const box = one.getBoundingClientRect();
     if (!box.width || one.closest('.unseen, .scroll, pre, .skip, canvas, .u-wrap')) return false;
     return box.right > innerWidth + 1 || box.left < -1;

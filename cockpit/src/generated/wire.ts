@@ -530,15 +530,27 @@ export interface Difference {
    */
   sentence: string;
   /**
-   * Name of a figure to its value before and after.
+   * By the name of the figure.
    */
   figures: {
-    /**
-     * @minItems 2
-     * @maxItems 2
-     */
-    [k: string]: [string, string];
+    [k: string]: Shift;
   };
+}
+/**
+ * A figure at two checkpoints.
+ *
+ * This interface was referenced by `Wire`'s JSON-Schema
+ * via the `definition` "Shift".
+ */
+export interface Shift {
+  /**
+   * At the first.
+   */
+  before: string;
+  /**
+   * At the second.
+   */
+  after: string;
 }
 /**
  * What something will need; unknown is null.
@@ -606,6 +618,22 @@ export interface Feedback {
   text: string;
 }
 /**
+ * A figure of the evidence, as a person reads it.
+ *
+ * This interface was referenced by `Wire`'s JSON-Schema
+ * via the `definition` "Figure".
+ */
+export interface Figure {
+  /**
+   * What was measured.
+   */
+  name: string;
+  /**
+   * What came out.
+   */
+  value: string;
+}
+/**
  * One event of the stream; `seq` is the journal's own number.
  *
  * This interface was referenced by `Wire`'s JSON-Schema
@@ -663,9 +691,9 @@ export interface GateView {
    */
   reasons: string[];
   /**
-   * Figures, each with its name.
+   * What the answer is made on.
    */
-  evidence: [string, string][];
+  evidence: Figure[];
   /**
    * Fingerprint of the evidence; a decision names it.
    */

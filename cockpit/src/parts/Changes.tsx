@@ -60,7 +60,7 @@ function Table({ id, first, second }: { id: string; first: string; second: strin
             </tr>
           </thead>
           <tbody>
-            {Object.entries(data.figures).map(([name, [before, after]]) => (
+            {Object.entries(data.figures).map(([name, { before, after }]) => (
               <tr key={name}>
                 <th scope="row" lang={words.label(name).language}>
                   {words.label(name).text}

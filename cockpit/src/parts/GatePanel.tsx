@@ -46,8 +46,8 @@ export function GatePanel({ run, gate, until, changed }: { run: string; gate: Ga
       )}
       {gate.reasons.length === 0 && <p>{t("gate_inside")}</p>}
       <dl className="evidence">
-        {gate.evidence.map(([name, value]) => {
-          const label = words.label(name ?? "");
+        {gate.evidence.map(({ name, value }) => {
+          const label = words.label(name);
           return (
             <div key={name}>
               <dt lang={label.language}>{label.text}</dt>

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from fastapi import FastAPI, Query, Request, WebSocket
+from fastapi.exceptions import RequestValidationError
 from fastapi.responses import HTMLResponse, PlainTextResponse, Response, StreamingResponse
 from pydantic import BaseModel
 from starlette.concurrency import run_in_threadpool
@@ -104,6 +105,7 @@ def routes(runs: Path, *, keys: Keys, secure: bool = False, models: Path | None 
         generate_unique_id_function=lambda route: route.name,
     )
     app.add_exception_handler(ScalerError, _trouble)
+    app.add_exception_handler(RequestValidationError, _misfit)
     _add_session(app, keys, secure=secure)
     _add_wizard(app, Shop(runs, Uploads(runs / ".uploads"), models))
     _add_runs(app, Place(runs))
@@ -116,6 +118,15 @@ async def _trouble(request: Request, error: Exception) -> Response:
     assert isinstance(error, ScalerError)
     status = 404 if isinstance(error, Unknown) else 409
     return _json(Trouble(wrong=error.wrong, cure=error.cure), status)
+
+
+async def _misfit(request: Request, error: Exception) -> Response:
+    """A request of the wrong form: the first thing that is wrong with it."""
+    assert isinstance(error, RequestValidationError)
+    first = error.errors()[0]
+    where = ".".join(str(part) for part in first["loc"][1:]) or str(first["loc"][0])
+    message = str(first["msg"]).removeprefix("Value error, ")
+    return _json(Trouble(wrong=f"{where}: {message}", cure="change this value and try again"), 422)
 
 
 def _json(answer: BaseModel | list[Any], status: int = 200) -> Response:

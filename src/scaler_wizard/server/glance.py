@@ -15,7 +15,7 @@ from scaler_wizard.recipe import load_yaml
 from scaler_wizard.run import Run
 from scaler_wizard.server.begin import plan_view
 from scaler_wizard.server.steer import alive, standing_gate, undo_target
-from scaler_wizard.server.wire import CheckpointView, Difference, GateView, LimitsView, RunDetail, RunRow
+from scaler_wizard.server.wire import CheckpointView, Difference, Figure, GateView, LimitsView, RunDetail, RunRow, Shift
 from scaler_wizard.supervisor import memory_limit
 from scaler_wizard.view import changelog, evidence_rows
 
@@ -96,7 +96,7 @@ def _gate(found: Row | None) -> GateView | None:
         sentence=found.data["sentence"],
         action=verdict["action"],
         reasons=tuple(verdict["reasons"]),
-        evidence=tuple(evidence_rows(found.data["evidence"])),
+        evidence=tuple(Figure(name=name, value=value) for name, value in evidence_rows(found.data["evidence"])),
         evidence_hash=found.data["evidence_hash"],
         measurement=measurement_of(found.data["evidence"].get("measurement")),
     )
@@ -105,6 +105,5 @@ def _gate(found: Row | None) -> GateView | None:
 def difference(run: Run, first: str | None, second: str | None) -> Difference:
     """What changed between two checkpoints."""
     sentence, figures = changelog(run, first, second)
-    return Difference(
-        sentence=sentence, figures={name: (str(before), str(after)) for name, (before, after) in figures.items()}
-    )
+    shifts = {name: Shift(before=str(before), after=str(after)) for name, (before, after) in figures.items()}
+    return Difference(sentence=sentence, figures=shifts)

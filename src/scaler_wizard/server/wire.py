@@ -142,6 +142,15 @@ class CheckpointView(Payload):
     """What was measured; null where the phase measures nothing."""
 
 
+class Figure(Payload):
+    """A figure of the evidence, as a person reads it."""
+
+    name: str
+    """What was measured."""
+    value: str
+    """What came out."""
+
+
 class GateView(Payload):
     """A question that waits for a person."""
 
@@ -155,8 +164,8 @@ class GateView(Payload):
     """What the limits say."""
     reasons: tuple[str, ...]
     """What is outside a limit."""
-    evidence: tuple[tuple[str, str], ...]
-    """Figures, each with its name."""
+    evidence: tuple[Figure, ...]
+    """What the answer is made on."""
     evidence_hash: str
     """Fingerprint of the evidence; a decision names it."""
     measurement: Measurement | None
@@ -368,13 +377,22 @@ class Upload(Payload):
     """What was left out or changed, and why."""
 
 
+class Shift(Payload):
+    """A figure at two checkpoints."""
+
+    before: str
+    """At the first."""
+    after: str
+    """At the second."""
+
+
 class Difference(Payload):
     """What changed between two checkpoints."""
 
     sentence: str
     """In one sentence."""
-    figures: dict[str, tuple[str, str]]
-    """Name of a figure to its value before and after."""
+    figures: dict[str, Shift]
+    """By the name of the figure."""
 
 
 class Feedback(Payload):
