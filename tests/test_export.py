@@ -75,7 +75,17 @@ def test_hostile_names_neither_break_the_front_matter_nor_become_links(story: St
 
 def test_the_card_has_lineage_measurements_proof_recipe_and_costs(story: Story) -> None:
     text = card(story)
-    for part in ("Growth paid", "identity blocks", "LLaMA-Pro", "yarn", "3.000", "2.900", "It holds", "peak memory"):
+    for part in (
+        "Growth paid",
+        "identity blocks",
+        "LLaMA-Pro",
+        "256 by yarn",
+        "512 by searched, found by search (beta fast 14.5)",
+        "3.000",
+        "2.900",
+        "It holds",
+        "peak memory",
+    ):
         assert part in text
     assert "    parameters: 2x" in text
 

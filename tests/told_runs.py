@@ -141,7 +141,7 @@ def script() -> dict[str, list[str]]:
             done(BASE.model_copy(update={"buckets": (), "needles": (), "probe": None}), proof=PROOF),
         ],
         "extend-256": [done(rung)],
-        "extend-512": [done(GROWN)],
+        "extend-512": [done(GROWN, window={"method": "searched", "options": {"beta_fast": 14.5}, "search": {}})],
         "heal": [
             *lines_of("grown", [(1, 3.1), (4, 3.0), (8, 2.9)]),
             *lines_of("control", [(1, 3.2), (8, float("nan"))]),

@@ -7,7 +7,7 @@ truncation keep theirs in every picture. A picture whose figures were not measur
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from io import BytesIO
 from typing import TYPE_CHECKING, Any, Literal
@@ -101,7 +101,7 @@ def positions(story: Story) -> Picture | None:
     lines = [("base", "base", _points(base.buckets))]
     if grown is not None and _points(grown.buckets):
         lines.append(("grown model", "grown", _points(grown.buckets)))
-    cut = list(_cut(base.buckets))
+    cut = _cut(base.buckets)
 
     def draw(theme: Theme) -> Figure:
         figure, axes = _figure(theme, height=3.5)
@@ -109,35 +109,30 @@ def positions(story: Story) -> Picture | None:
         _native(axes, theme, base.native_length, length)
         labels = [_line(axes, name, points, getattr(theme, colour)) for name, colour, points in lines]
         if cut:
-            labels.append(_truncated(axes, theme, cut, f"base, cut to {tokens(base.native_length)}"))
+            labels.append(_line(axes, f"base, cut to {tokens(base.native_length)}", cut, theme.truncated, dashed=True))
         _label_ends(axes, labels)
         axes.set_xlabel("position in the text (tokens)")
         axes.set_ylabel("loss (nats per token)")
         return figure
 
     ends = "; ".join(f"{name} {points[-1][1]:.2f}" for name, _, points in lines)
-    said = f"; base with the text cut to its window {cut[-1][2]:.2f}" if cut else ""
+    said = f"; base with the text cut to its window {cut[-1][1]:.2f}" if cut else ""
     alt = f"Loss by position in the text. At the end: {ends}{said}."
     return Picture("nll_by_position", "Loss by position in the text (lower is better)", alt, draw)
 
 
-def _line(axes: Axes, name: str, points: list[Point], colour: str) -> Label:
-    axes.plot(*_columns(points), color=colour, lw=2.4, marker="o", ms=3.5)
+def _line(axes: Axes, name: str, points: list[Point], colour: str, *, dashed: bool = False) -> Label:
+    style: dict[str, Any] = {"ls": (0, (1.6, 0.8))} if dashed else {"marker": "o", "ms": 3.5}
+    axes.plot(*_columns(points), color=colour, lw=2.4, **style)
     return points[-1][1], name, colour
 
 
-def _cut(buckets: Sequence[Bucket]) -> Iterator[tuple[int, int, float]]:
-    """(first position, last position, loss) of what was read again with the text truncated."""
-    for one in buckets:
-        if one.truncated_nll is not None and math.isfinite(one.truncated_nll):
-            yield one.start, one.end, one.truncated_nll
-
-
-def _truncated(axes: Axes, theme: Theme, cut: Sequence[tuple[int, int, float]], name: str) -> Label:
-    """A dashed piece over the positions that were read again."""
-    for start, end, loss in cut:
-        axes.plot([start, end], [loss, loss], color=theme.truncated, lw=2.4, ls=(0, (1.6, 0.8)))
-    return cut[-1][2], name, theme.truncated
+def _cut(buckets: Sequence[Bucket]) -> list[Point]:
+    """Loss of what was read again with the text truncated; a single bucket is drawn over all its positions."""
+    found = [one for one in buckets if one.truncated_nll is not None and math.isfinite(one.truncated_nll)]
+    if len(found) == 1:
+        return [(at, found[0].truncated_nll or 0.0) for at in (found[0].start, found[0].end)]
+    return [((one.start + one.end) / 2, one.truncated_nll or 0.0) for one in found]
 
 
 def _points(buckets: Sequence[Bucket]) -> list[Point]:

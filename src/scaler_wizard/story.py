@@ -55,6 +55,16 @@ class Training:
 
 
 @dataclass(frozen=True)
+class Stretch:
+    """The rotary settings that a rung was written with."""
+
+    method: str
+    options: Mapping[str, Any]
+    searched: bool
+    """Found by search rather than taken from the plan."""
+
+
+@dataclass(frozen=True)
 class Passed:
     """One phase that passed its gate and that the current checkpoint stands on."""
 
@@ -63,6 +73,8 @@ class Passed:
     measurement: Measurement | None
     proof: Proof | None
     training: Training | None
+    stretch: Stretch | None
+    """None where the window did not grow."""
 
 
 @dataclass(frozen=True)
@@ -213,6 +225,7 @@ def _passed(phase: Phase, row: Row) -> Passed:
         measurement=Measurement.read(measured, phase.slug) if measured else None,
         proof=_proof(evidence.get("proof")),
         training=_training(evidence.get("training")),
+        stretch=_stretch(phase, evidence.get("window")),
     )
 
 
@@ -226,6 +239,15 @@ def _proof(found: Mapping[str, Any] | None) -> Proof | None:
         largest_difference=found.get("largest_difference"),
         kl=found.get("kl"),
     )
+
+
+def _stretch(phase: Phase, found: Mapping[str, Any] | None) -> Stretch | None:
+    change = phase.change
+    if not isinstance(change, Extend):
+        return None
+    if found is None:
+        return Stretch(change.method, change.options, searched=False)
+    return Stretch(str(found["method"]), found.get("options") or {}, searched=found.get("search") is not None)
 
 
 def _training(found: Mapping[str, Any] | None) -> Training | None:

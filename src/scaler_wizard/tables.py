@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from scaler_wizard.comparison import Compared, Missing, compare
 from scaler_wizard.gate import tokens
 from scaler_wizard.grow import OPERATORS
-from scaler_wizard.phases import Change, Extend, Grow, Train
-from scaler_wizard.story import Story
+from scaler_wizard.phases import Extend, Grow, Train
+from scaler_wizard.story import Passed, Story, Stretch
 from scaler_wizard.wording import UNKNOWN, interval, number, size
 
 Cells = tuple[str, ...]
@@ -87,12 +87,13 @@ def lineage(story: Story) -> Table:
     """Every phase that the grown model stands on; what its gate asked next is left out."""
     return Table(
         ("phase", "what was done", "result"),
-        tuple((one.phase.slug, done(one.phase.change), one.sentence.split("; ")[0]) for one in story.phases),
+        tuple((one.phase.slug, done(one), one.sentence.split("; ")[0]) for one in story.phases),
     )
 
 
-def done(change: Change) -> str:
+def done(passed: Passed) -> str:
     """What a phase did, with its settings."""
+    change = passed.phase.change
     match change:
         case Grow():
             return "; ".join(
@@ -101,8 +102,7 @@ def done(change: Change) -> str:
                 for operator in change.operators
             )
         case Extend():
-            options = f"; {_settings(change.options)}" if change.options else ""
-            return f"window {tokens(change.length)} by {change.method}{options}"
+            return f"window {tokens(change.length)}{_stretched(passed.stretch)}"
         case Train():
             learned = size(change.steps * change.windows_per_step * change.window)
             return (
@@ -110,6 +110,14 @@ def done(change: Change) -> str:
                 f"{change.windows_per_step} x {tokens(change.window)}, learning rate {change.learning_rate:g}"
             )
     return {"baseline": "measured the base", "export": "wrote the model, its card and this report"}[change.kind]
+
+
+def _stretched(stretch: Stretch | None) -> str:
+    if stretch is None:
+        return ""
+    options = {name: len(value) if isinstance(value, list) else value for name, value in stretch.options.items()}
+    how = ", found by search" if stretch.searched else ""
+    return f" by {stretch.method}{how}" + (f" ({_settings(options)})" if options else "")
 
 
 def _settings(settings: Mapping[str, object]) -> str:
