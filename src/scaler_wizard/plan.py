@@ -43,7 +43,7 @@ SMALL = 20_000_000
 UNASKED_WINDOW = 8192
 """Tokens out to which a window is measured that nobody asked to change: a whole one may not fit into memory."""
 GIB = 2**30
-SMALL_TOKENS, LARGE_TOKENS = 655_360, 16_384
+SMALL_TOKENS, LARGE_TOKENS = 720_896, 16_384
 """Trained on where the recipe names no number: about two minutes for the embedded model, some for SmolLM2, both arms."""
 LEAST_STEPS = 8
 """Few tokens make small steps rather than few of them."""
@@ -298,12 +298,12 @@ def train_settings(setting: Setting, heal: Heal, target: int, *, grows: bool) ->
         short_share=0.25 if window > setting.native else 0.0,
         skip_share=0.5 if target > window else 0.0,
         needle_share=0.1 if small and target > setting.native else 0.0,
-        learning_rate=heal.learning_rate or (3e-3 if small else 2e-4),
+        learning_rate=heal.learning_rate or (2e-3 if small else 2e-4),
         warmup_steps=max(1, steps // 20),
         schedule=heal.schedule,
         distil=heal.distil,
         lora_rank=heal.lora_rank or 16,
-        evaluate_every=max(1, steps // 10),
+        evaluate_every=max(1, steps // 8),
         checkpointing=False,
         control=heal.control,
     )
