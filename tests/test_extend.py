@@ -52,6 +52,15 @@ def task(made: Plan, name: str, folder: Path, current: Path = EMBEDDED) -> Task:
     )
 
 
+def quick(one: Task) -> Task:
+    """The same task with few windows."""
+    change = one.phase.change
+    assert isinstance(change, Extend) and change.search is not None
+    few = {"windows": 4, "short_windows": 4, "final_windows": 4, "finalists": 1}
+    change = change.model_copy(update={"search": change.search.model_copy(update=few)})
+    return one.model_copy(update={"phase": one.phase.model_copy(update={"change": change})})
+
+
 def test_a_small_model_is_searched_at_every_rung() -> None:
     first, second = stretches(plan(context="4x"))
     assert first.search is not None and first.search.window == 256
@@ -106,7 +115,7 @@ def test_a_plan_with_a_search_survives_its_file(tmp_path: Path) -> None:
 def test_the_phase_keeps_the_log_of_its_search(tmp_path: Path) -> None:
     made = plan(context="4x", extend={"search": True, "evaluations": 3})
     heard: list[str] = []
-    config, evidence = extend(task(made, "extend-512", tmp_path), lambda share, doing: heard.append(doing))
+    config, evidence = extend(quick(task(made, "extend-512", tmp_path)), lambda share, doing: heard.append(doing))
     search = evidence["window"]["search"]
     first = [trial for trial in search["trials"] if not trial["final"]]
     assert [trial["candidate"]["name"] for trial in first] == ["yarn", "yarn 4 / 0.5", "yarn without temperature"]
