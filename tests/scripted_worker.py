@@ -36,7 +36,8 @@ def main(file: str) -> None:
         stage(task.current, task.staging)
     if isinstance(change, Extend):
         config = task.staging / "config.json"
-        longer = extended_config(json.loads(config.read_text()), change.length, native=task.base.native_context)
+        base = json.loads((task.base.folder / "config.json").read_text())
+        longer = extended_config(json.loads(config.read_text()), change.length, base=base)
         config.unlink()
         config.write_text(json.dumps(longer))
     for event in script.get(task.phase.name, [to_json(Done())]):
