@@ -37,7 +37,7 @@ def main(file: str) -> None:
     if isinstance(change, Extend):
         config = task.staging / "config.json"
         base = json.loads((task.base.folder / "config.json").read_text())
-        longer = extended_config(json.loads(config.read_text()), change.length, change.method, base=base)
+        longer = extended_config(json.loads(config.read_text()), change.length, base=base)
         config.unlink()
         config.write_text(json.dumps(longer))
     for event in script.get(task.phase.name, [to_json(Done())]):

@@ -52,8 +52,17 @@ def task(made: Plan, name: str, folder: Path, current: Path = EMBEDDED) -> Task:
     )
 
 
-def test_a_small_model_is_searched_at_every_rung() -> None:
-    first, second = stretches(plan(context="4x"))
+def quick(one: Task) -> Task:
+    """The same task with few windows."""
+    change = one.phase.change
+    assert isinstance(change, Extend) and change.search is not None
+    few = {"windows": 4, "short_windows": 4, "final_windows": 4, "finalists": 1}
+    change = change.model_copy(update={"search": change.search.model_copy(update=few)})
+    return one.model_copy(update={"phase": one.phase.model_copy(update={"change": change})})
+
+
+def test_a_search_looks_at_every_rung_of_a_small_model_in_whole_windows() -> None:
+    first, second = stretches(plan(context="4x", extend={"search": True}))
     assert first.search is not None and first.search.window == 256
     assert second.search is not None and second.search.window == 512 and second.search.finalists > 0
 
@@ -63,7 +72,7 @@ def test_a_named_method_is_taken_as_it_is_and_a_search_can_be_asked_for() -> Non
     assert named.method == "llama3" and named.search is None
     (asked,) = stretches(plan(context="2x", extend={"search": True, "minutes": 0.5, "evaluations": 9}))
     assert asked.search is not None and (asked.search.minutes, asked.search.evaluations) == (0.5, 9)
-    (off,) = stretches(plan(context="2x", extend={"search": False}))
+    (off,) = stretches(plan(context="2x"))
     assert off.search is None and off.method == "yarn"
 
 
@@ -98,7 +107,7 @@ def test_healing_after_every_rung_is_a_choice() -> None:
 
 
 def test_a_plan_with_a_search_survives_its_file(tmp_path: Path) -> None:
-    made = plan(context="4x")
+    made = plan(context="4x", extend={"search": True})
     (tmp_path / "plan.yaml").write_text(to_yaml(made))
     assert load_plan(tmp_path / "plan.yaml") == made
 
@@ -106,7 +115,7 @@ def test_a_plan_with_a_search_survives_its_file(tmp_path: Path) -> None:
 def test_the_phase_keeps_the_log_of_its_search(tmp_path: Path) -> None:
     made = plan(context="4x", extend={"search": True, "evaluations": 3})
     heard: list[str] = []
-    config, evidence = extend(task(made, "extend-512", tmp_path), lambda share, doing: heard.append(doing))
+    config, evidence = extend(quick(task(made, "extend-512", tmp_path)), lambda share, doing: heard.append(doing))
     search = evidence["window"]["search"]
     first = [trial for trial in search["trials"] if not trial["final"]]
     assert [trial["candidate"]["name"] for trial in first] == ["yarn", "yarn 4 / 0.5", "yarn without temperature"]
@@ -133,8 +142,7 @@ def test_dynamic_scaling_carries_its_caution_to_the_gate(tmp_path: Path) -> None
     assert any("not to generate" in note for note in made.notes)
 
 
-def test_a_large_model_is_not_searched_unless_asked(tmp_path: Path) -> None:
-    make(tmp_path, vocab_size=300_000, hidden_size=96, head_dim=24)  # above the size that is scored in seconds
-    (left_alone,) = stretches(plan(tmp_path, context="2x"))
+def test_a_search_of_a_large_model_looks_at_short_windows_with_skipped_positions_first(tmp_path: Path) -> None:
+    make(tmp_path, vocab_size=300_000, hidden_size=96, head_dim=24, max_position_embeddings=2048)
     (asked,) = stretches(plan(tmp_path, context="2x", extend={"search": True}))
-    assert left_alone.search is None and asked.search is not None and asked.search.windows == 5
+    assert asked.search is not None and asked.search.window == 1536 < asked.length and asked.search.finalists == 2

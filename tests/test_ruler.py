@@ -92,7 +92,7 @@ def test_an_answer_is_found_exactly_where_greedy_decoding_gives_it() -> None:
 
 def test_scores_carry_their_intervals() -> None:
     model = load_model(EMBEDDED, dtype="float32")
-    scores = ruler(model, TOKENIZER, ESSAY, lengths=[512], tasks=["niah_single_1", "vt"], examples=2)
+    scores = ruler(model, TOKENIZER, ESSAY, lengths=[768], tasks=["niah_single_1", "vt"], examples=2)
     assert [(score.task, score.answers) for score in scores] == [("niah_single_1", 2), ("vt", 10)]
     assert all(score.score.low <= score.score.value <= score.score.high for score in scores)
 

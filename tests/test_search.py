@@ -19,7 +19,7 @@ from scaler_wizard.phases import Search
 
 BASE = json.loads((EMBEDDED / "config.json").read_text())
 SPEC = Search(
-    evaluations=12,
+    evaluations=7,
     minutes=5,
     window=512,
     windows=8,

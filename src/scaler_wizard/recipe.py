@@ -174,9 +174,8 @@ class Stretch(Record):
 
     method: str | None = None
     """How the rotary frequencies change: yarn, llama3, ntk, linear, dynamic or searched; yarn where left out."""
-    search: bool | None = None
-    """Look for better settings on calibration text; left out: for models that take seconds to score, and where no
-    method is named."""
+    search: bool = False
+    """Look for better settings than the method's on calibration text, at every rung."""
     minutes: Annotated[float, Field(gt=0)] | None = None
     """Longest search at each rung; chosen by the plan where left out."""
     evaluations: Annotated[int, Field(ge=1, le=1000)] | None = None

@@ -116,14 +116,17 @@ def _slides(model: Any, tokens: int) -> bool:
 
 
 def _batches(trees: Sequence[_Tree]) -> Iterator[list[_Tree]]:
-    """Trees of like length together, the longest first; at most ROWS_AT_ONCE and TOKENS_AT_ONCE."""
+    """Trees of like length together, at most ROWS_AT_ONCE and TOKENS_AT_ONCE; the shortest one alone, at once."""
+    first, *rest = sorted(trees, key=lambda tree: tree.tokens)
+    yield [first]
     batch: list[_Tree] = []
-    for tree in sorted(trees, key=lambda tree: -tree.tokens):
+    for tree in reversed(rest):
         if batch and (len(batch) == ROWS_AT_ONCE or (len(batch) + 1) * batch[0].tokens > TOKENS_AT_ONCE):
             yield batch
             batch = []
         batch.append(tree)
-    yield batch
+    if batch:
+        yield batch
 
 
 @torch.inference_mode()

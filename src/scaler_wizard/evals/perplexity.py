@@ -80,23 +80,38 @@ def nll_of(model: Any, hidden: torch.Tensor, targets: torch.Tensor) -> Floats:
     """
     pieces = []
     for at in range(0, len(targets), LOGITS_AT_ONCE):
-        logits = logits_of(model, hidden[at : at + LOGITS_AT_ONCE])
-        pieces.append(torch.nn.functional.cross_entropy(logits, targets[at : at + LOGITS_AT_ONCE], reduction="none"))
+        states, goals = hidden[at : at + LOGITS_AT_ONCE], targets[at : at + LOGITS_AT_ONCE]
+        logits = _with_exact(model, logits_of(model, states), states, goals)
+        pieces.append(torch.nn.functional.cross_entropy(logits, goals, reduction="none"))
     found: Floats = torch.cat(pieces).double().cpu().numpy() if pieces else np.empty(0)
     return found
+
+
+def _with_exact(model: Any, logits: torch.Tensor, states: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    """The logits with those of the targets computed in fp32.
+
+    A product in bfloat16 rounds every logit; in the sum of the softmax that evens out, in the target's it does not.
+    """
+    head = model.lm_head
+    if head.weight.dtype == torch.float32 or getattr(head, "bias", None) is not None:
+        return logits
+    exact = _scaled(model, (states.float() * head.weight[targets].float()).sum(-1, keepdim=True))
+    return logits.scatter_(1, targets[:, None], exact)
 
 
 def logits_of(model: Any, hidden: torch.Tensor) -> torch.Tensor:
     """Logits in fp32, with the family's divisor (Granite) and final cap (Gemma 2) where it has them."""
     with torch.autocast(model.device.type, enabled=False):  # a training's autocast would round the logits
         logits: torch.Tensor = model.lm_head(hidden.to(model.lm_head.weight.dtype)).float()
+    return _scaled(model, logits)
+
+
+def _scaled(model: Any, logits: torch.Tensor) -> torch.Tensor:
     divisor = getattr(model.config, "logits_scaling", None)
     if divisor:
         logits = logits / divisor
     cap = getattr(model.config, "final_logit_softcapping", None)
-    if cap:
-        logits = cap * torch.tanh(logits / cap)
-    return logits
+    return cap * torch.tanh(logits / cap) if cap else logits
 
 
 def truncated_nll(model: Any, windows: Ints, native: int) -> Floats:
