@@ -26,7 +26,7 @@ from cockpit_server import Served, served
 from recorded_run import make_run, step_event
 from scaler_wizard.run import Run
 
-CLIENTS, STEPS, ROUNDS, PERIOD = 10, 100, 6, 0.05
+CLIENTS, STEPS, ROUNDS, PERIOD = 10, 100, 5, 0.05
 
 
 def work(folder: Path, seconds: float) -> float:

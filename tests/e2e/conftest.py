@@ -64,6 +64,8 @@ def open_page(context: BrowserContext) -> Callable[..., Page]:
         page.goto(f"{server.origin}/#token={server.keys.link()}")
         page.get_by_role("heading", level=1).wait_for()
         show(page, where)
+        if where.startswith("#/run/"):
+            page.locator(".cockpit[aria-busy=false]").wait_for()
         assert problems == []
         return page
 

@@ -49,7 +49,7 @@ function Shown({ live, detail, changed }: { live: Live; detail: RunDetail; chang
   const base = measured[0] ?? null;
   const now = measured.at(-1) ?? null;
   return (
-    <section className="cockpit">
+    <section className="cockpit" aria-busy={!live.caughtUp}>
       {live.line === "offline" && (
         <p className="offline" role="alert">
           <Icon name="warn" /> {t("stream_lost")}
