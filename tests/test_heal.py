@@ -120,8 +120,9 @@ def test_training_new_parameters_only_leaves_every_old_bit(room: Room) -> None:
     assert {name.split(".")[2] for name in changed} == {"2", "5"}
 
 
-def test_adapters_are_merged_into_a_stock_folder(room: Room) -> None:
-    evidence = room.heal(train="lora", lora_rank=4, control=False)
+@pytest.mark.parametrize("how", [{}, {"lora_kind": "eva"}, {"lora_ranks": "spectrum"}])
+def test_adapters_are_merged_into_a_stock_folder(room: Room, how: dict[str, str]) -> None:
+    evidence = room.heal(train="lora", lora_rank=4, control=False, **how)
     assert read_architecture(room.folder / "staging").parameters == 820_352
     assert evidence["grown"]["nll"] < evidence["before"]
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from scaler_wizard.fused import fuse_adapters
-from scaler_wizard.lora import add_lora, merge_lora
+from scaler_wizard.lora import Kind, add_lora, merge_lora, spectrum_ranks, spread
 from tiny_models import load, make
 
 IDS = torch.randint(0, 64, (2, 16), generator=torch.Generator().manual_seed(1))
@@ -81,3 +81,59 @@ def test_adapters_that_are_switched_off_or_merged_stay_so_when_fused(tmp_path: P
         torch.testing.assert_close(logits(model), base)
     torch.testing.assert_close(logits(model), before, rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(logits(merge_lora(model, IDS)), before, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("kind", ["lora", "dora", "pissa", "eva"])
+def test_every_kind_begins_as_the_base_learns_and_merges_exactly(tmp_path: Path, kind: Kind) -> None:
+    base = load(make(tmp_path), "float32")
+    before = logits(base)
+    model = add_lora(base, rank=4, seed=0, kind=kind, text=[IDS])
+    torch.testing.assert_close(logits(model), before, rtol=1e-4, atol=2e-4)
+    optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.01)
+    losses = []
+    for _ in range(5):
+        loss = model(IDS, labels=IDS).loss
+        losses.append(float(loss))
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    assert losses[-1] < losses[0]
+    trained = logits(model.eval())
+    merged = merge_lora(model, IDS)
+    assert type(merged).__name__ == "LlamaForCausalLM"
+    torch.testing.assert_close(logits(merged), trained, rtol=1e-3, atol=1e-3)
+
+
+def test_adapters_that_begin_in_the_text_read_where_it_lies(tmp_path: Path) -> None:
+    model = add_lora(load(make(tmp_path), "float32"), rank=4, seed=0, kind="eva", text=[IDS])
+    layer = model.base_model.model.model.layers[0].mlp.gate_proj
+    seen: list[torch.Tensor] = []
+    layer.register_forward_hook(lambda _, inputs, __: seen.append(inputs[0].detach().flatten(0, 1)))
+    logits(model)
+    directions = layer.lora_A["default"].weight
+    torch.testing.assert_close(directions @ directions.T, torch.eye(4), rtol=0, atol=1e-4)
+    kept = (seen[0] @ directions.T).square().sum()
+    assert kept > 0.98 * torch.linalg.svdvals(seen[0])[:4].square().sum()
+
+
+def test_ranks_follow_the_gradient_within_the_parameters_of_the_uniform_rank(tmp_path: Path) -> None:
+    base = load(make(tmp_path), "float32")
+    before = {name: parameter.clone() for name, parameter in base.named_parameters()}
+    ranks = spectrum_ranks(base, [lambda model: model(IDS, labels=IDS).loss], rank=4)
+    assert len(ranks) == 3 * 7 and len(set(ranks.values())) > 2
+    assert all(torch.equal(before[name], parameter) for name, parameter in base.named_parameters())
+    assert all(parameter.requires_grad and parameter.grad is None for parameter in base.parameters())
+    uniform, spread_out = (
+        trainable(add_lora(load(tmp_path, "float32"), rank=4, seed=0, ranks=r)) for r in (None, ranks)
+    )
+    assert 0.97 * uniform < spread_out <= uniform
+
+
+def trainable(model: torch.nn.Module) -> int:
+    return sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+
+
+def test_the_budget_goes_to_the_largest_singular_values_for_their_cost() -> None:
+    values = {"flat": torch.tensor([1.0, 1.0, 1.0, 1.0]), "steep": torch.tensor([9.0, 0.1, 0.1, 0.1])}
+    assert spread(values, {"flat": 10, "steep": 10}, rank=2) == {"flat": 3, "steep": 1}
+    assert spread(values, {"flat": 30, "steep": 10}, rank=1) == {"flat": 1, "steep": 1}

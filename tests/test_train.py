@@ -11,7 +11,7 @@ import torch
 
 from scaler_wizard.batches import Text, text_of
 from scaler_wizard.breaker import CircuitBreaker
-from scaler_wizard.events import Evaluated, Step, Telegram, WorkerEvent
+from scaler_wizard.events import Evaluated, Note, Step, Telegram, WorkerEvent
 from scaler_wizard.phases import Train
 from scaler_wizard.recipe import Breaker
 from scaler_wizard.train import Interrupted, Trainer, Tripped
@@ -209,6 +209,15 @@ def test_a_breaker_that_only_warns_lets_the_training_end(room: Room) -> None:
 def test_the_model_is_evaluated_before_at_intervals_and_at_the_end(room: Room) -> None:
     room.trainer(settings(steps=10)).run()
     assert [event.step for event in room.told(Evaluated)] == [0, 4, 8, 10]
+
+
+def test_after_three_steps_it_says_how_long_the_rest_takes(room: Room) -> None:
+    room.trainer(settings(steps=10)).run()
+    assert [event.text for event in room.told(Note) if event.text.endswith("7 more take about 1 min.")]
+    room.events.clear()
+    (room.folder / "snapshot.pt").unlink(missing_ok=True)
+    room.trainer(settings(steps=3)).run()
+    assert room.told(Note) == []
 
 
 def test_a_type_to_compute_in_is_chosen_by_trying_and_remembered(room: Room) -> None:

@@ -48,7 +48,7 @@ class Hidden:
 class Likeliest:
     """The teacher's k likeliest tokens; the rest of its probability is one more outcome.
 
-    Without the bucket for the rest, the gradient points elsewhere (cosine to the exact one .90 instead of .997).
+    Without the bucket for the rest the gradient points elsewhere (docs/log.md).
     """
 
     tokens: torch.Tensor

@@ -6,6 +6,7 @@ looked back to for attention in each layer, three times that for training. The r
 
 from __future__ import annotations
 
+import math
 import time
 from dataclasses import dataclass
 from functools import cache
@@ -26,6 +27,14 @@ PROCESS_BYTES = 470 * 2**20
 """Resident memory of a worker before it loads a model: Python, torch and transformers, the text (measured)."""
 PROVED_TOKENS = 4 * 96
 """Tokens of the prompts whose logits are compared."""
+TEXT_BYTES = 60 * 2**20
+"""The text and its tokens, where a process trains."""
+KEPT_TIMES = 1.4
+"""Measured activations over those that the blocks' formulas name: casts, copies and gradients on their way."""
+LOSS_TOKENS = 512
+"""Tokens whose logits exist together in a training's loss."""
+NARROW_FROM = 256
+"""Between a width of 128, where float32 trained faster, and of 576, where bfloat16 did (AVX512-bf16)."""
 STEP_SECONDS = 0.02
 """Overhead of one optimiser step of a very small model."""
 
@@ -118,14 +127,73 @@ def proving_bytes(view: Blueprint) -> int:
     return PROCESS_BYTES + (4 + 2) * view.parameters + 2 * 3 * PROVED_TOKENS * view.vocabulary * 4
 
 
-def training_bytes(view: Blueprint, train: Train) -> int:
-    """Peak memory of a training step: weights, gradients, two moments, activations of one micro-batch, fp32."""
-    learning = {"all": 1.0, "new": 1.0, "lora": 0.05}[train.train]
-    state = view.parameters * 4 * (1 + 3 * learning)
+def adapter_rank(hidden: int) -> int:
+    """A rank for adapters where nobody chose one: a 32nd of the width as a power of two, from 8 to 128."""
+    return int(min(128, max(8, 2 ** round(math.log2(hidden / 32)))))
+
+
+def training_bytes(view: Blueprint, train: Train, *, new: int | None = None) -> int:
+    """Peak memory of a training: weights, two moments, then activations with one piece of loss, or all gradients.
+
+    `new` is the number of parameters that learn where only new ones do; all of them where it is left out. Within 8 %
+    of four measured peaks (docs/log.md); benchmarks/fitting.py measures more.
+    """
+    size = 2 if narrow(view, train) else 4
+    head, learning = view.vocabulary * view.hidden, learning_parameters(view, train, new)
+    weights = 4 * view.parameters + (4 * learning if train.train == "lora" else 0)
+    state = 8 * learning + (4 + size) * head * (train.train == "all")
+    copies = 0 if size == 4 else 2 * (view.parameters if train.train == "all" else learning + head)
     tokens = train.micro_batch * train.window
-    layer = tokens * (14 * view.hidden + 5 * view.ffn) * 4
-    activations = layer * (2 if train.checkpointing else view.layers)
-    return int(PROCESS_BYTES + state + activations + 3 * 512 * view.vocabulary * 4)
+    kept = layer_bytes(view, size) * (1 if train.checkpointing else view.layers)
+    kept += 4 * view.hidden * (2 + view.layers * train.checkpointing)
+    loss = min(LOSS_TOKENS, tokens) * view.vocabulary * (2 * size + 8)
+    passing = max(int(tokens * kept * KEPT_TIMES) + loss, 4 * learning)
+    return PROCESS_BYTES + TEXT_BYTES + weights + state + copies + passing
+
+
+def narrow(view: Blueprint, train: Train) -> bool:
+    """Whether the matrix products will run in bfloat16, as far as that is known before the trial that decides."""
+    return train.compute == "bfloat16" or (train.compute == "auto" and view.hidden >= NARROW_FROM)
+
+
+def learning_parameters(view: Blueprint, train: Train, new: int | None) -> int:
+    """Parameters that learn."""
+    if train.train != "lora":
+        return view.parameters if new is None or train.train == "all" else new
+    queries, keys = view.heads * view.head_dim, view.kv_heads * view.head_dim
+    sides = 2 * (view.hidden + queries) + 2 * (view.hidden + keys) + 3 * (view.hidden + view.ffn) * (view.experts or 1)
+    return train.lora_rank * view.layers * sides
+
+
+def layer_bytes(view: Blueprint, size: int) -> int:
+    """What a block keeps of one token for the backward pass: its norms in fp32, its products in `size` bytes."""
+    queries, keys = view.heads * view.head_dim, view.kv_heads * view.head_dim
+    hidden = 16 + (10 if size == 2 else 8)
+    return hidden * view.hidden + size * (3 * queries + 2 * keys + 4 * view.ffn)
+
+
+def healing_bytes(view: Blueprint, base: Blueprint, train: Train) -> int:
+    """Peak of both arms, and of the teacher beside them: where new parameters learn, the control learns whole."""
+    arms = [training_bytes(view, train, new=view.parameters - base.parameters)]
+    if train.control:
+        whole = train.model_copy(update={"train": "all"}) if train.train == "new" else train
+        arms.append(training_bytes(base, whole))
+    return max(arms) + (0 if train.distil is None else 4 * base.parameters)
+
+
+def fitted(view: Blueprint, base: Blueprint, train: Train, limit: int) -> Train:
+    """The same training with fewer windows in memory at once, then with recomputed activations, until it fits.
+
+    The effective batch stays. What still does not fit comes back as small as it gets.
+    """
+    while healing_bytes(view, base, train) > limit:
+        if train.micro_batch > 1:
+            train = train.model_copy(update={"micro_batch": train.micro_batch // 2})
+        elif not train.checkpointing:
+            train = train.model_copy(update={"checkpointing": True})
+        else:
+            return train
+    return train
 
 
 def total(parts: list[Estimate]) -> Estimate:

@@ -11,7 +11,9 @@ import json
 import shutil
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +21,7 @@ import numpy as np
 
 from scaler_wizard.architecture import read_architecture
 from scaler_wizard.breaker import CircuitBreaker
+from scaler_wizard.ceiling import within
 from scaler_wizard.data import Tokens, encode, load_corpus, windows
 from scaler_wizard.errors import ScalerError
 from scaler_wizard.evals.perplexity import token_nll
@@ -39,6 +42,8 @@ if TYPE_CHECKING:
 
 CALIBRATION_TOKENS = 8_192
 HELD_OUT_TOKENS = 32_768
+SPECTRUM_STEPS = 4
+"""Steps' worth of text that adapters are fitted to before they learn."""
 
 
 @dataclass(frozen=True)
@@ -79,10 +84,11 @@ def heal(task: Task, run: Conduct) -> dict[str, Any]:
     assert isinstance(settings, Train)
     texts = _texts(task, settings)
     before = [float(value) for value in _held_out(task.current, texts)]
-    grown = _train_arm(
-        task, settings, texts, run, arm="grown", source=task.current, out=task.staging, compute=settings.compute
-    )
-    control = _control(task, settings, texts, run, compute=grown.compute) if settings.control else None
+    with _ceiling(task):
+        grown = _train_arm(
+            task, settings, texts, run, arm="grown", source=task.current, out=task.staging, compute=settings.compute
+        )
+        control = _control(task, settings, texts, run, compute=grown.compute) if settings.control else None
     gain = None
     if control is not None:
         gain = paired_gain(np.array(control.nll_by_window), np.array(grown.nll_by_window), seed=task.seed)
@@ -99,6 +105,13 @@ def heal(task: Task, run: Conduct) -> dict[str, Any]:
             "gain_over_control": None if gain is None else gain.model_dump(),
         }
     }
+
+
+def _ceiling(task: Task) -> AbstractContextManager[None]:
+    """Memory beyond the limit is refused, so that a training retreats instead of being ended; a GPU refuses itself."""
+    import torch
+
+    return nullcontext() if torch.cuda.is_available() else within(task.memory_limit_bytes)
 
 
 def _texts(task: Task, settings: Train) -> Texts:
@@ -167,7 +180,7 @@ def _train_arm(
     if done.exists():
         return ArmResult(**json.loads(done.read_text(encoding="utf-8")))
     begun = time.monotonic()
-    model, spans = _learner(task, settings, arm, source)
+    model, spans = _learner(task, settings, arm, source, texts)
     tokenizer = load_tokenizer(task.current)
     trainer = Trainer(
         model=model,
@@ -215,14 +228,34 @@ def _teacher(task: Task, settings: Train, tokenizer: Any) -> Teacher | None:
     return hire(how, folder=folder, student=tokenizer, cache=cache_folder() / "teachers")
 
 
-def _learner(task: Task, settings: Train, arm: Arm, source: Path) -> tuple[Any, Spans | None]:
+def _learner(task: Task, settings: Train, arm: Arm, source: Path, texts: Texts) -> tuple[Any, Spans | None]:
     """The model in fp32, and what learns in it; the control has no new parameters, so all of it learns."""
     model = load_model(source, dtype="float32")
     if settings.train == "lora":
-        return add_lora(model, rank=settings.lora_rank, seed=task.seed), None
+        return _with_adapters(task, settings, model, texts), None
     if settings.train == "new" and arm == "grown":
         return model, new_spans(task)
     return model, {name: None for name, _ in model.named_parameters()}
+
+
+def _with_adapters(task: Task, settings: Train, model: Any, texts: Texts) -> Any:
+    import torch
+
+    from scaler_wizard.batches import batches, text_of
+    from scaler_wizard.lora import spectrum_ranks
+    from scaler_wizard.train import batch_loss
+
+    native = min(task.base.native_context, settings.window)
+    text = text_of(texts.train, None, settings, native=native, target=settings.window, seed=task.seed)
+    plain = settings.model_copy(update={"short_share": 0.0, "skip_share": 0.0, "needle_share": 0.0})
+    parts = [part for step in range(SPECTRUM_STEPS) for part in batches(text, plain, step, task.seed)]
+    ranks = None
+    if settings.lora_ranks == "spectrum":
+        losses = [partial(batch_loss, batch=part, compute=torch.float32) for part in parts]
+        ranks = spectrum_ranks(model, losses, rank=settings.lora_rank)
+    read = [ids for part in parts for ids in part.ids.split(settings.window, dim=1) if ids.shape[1] == settings.window]
+    kind, rank = settings.lora_kind, settings.lora_rank
+    return add_lora(model, rank=rank, seed=task.seed, kind=kind, ranks=ranks, text=read)
 
 
 def new_spans(task: Task) -> Spans:

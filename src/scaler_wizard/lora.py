@@ -1,27 +1,120 @@
-"""Low-rank adapters (LoRA, arXiv:2106.09685) through PEFT, with rank-stabilised scaling (arXiv:2312.03732)."""
+"""Low-rank adapters through PEFT: plain (LoRA, arXiv:2106.09685), weight-decomposed (DoRA, arXiv:2402.09353), begun in
+the weights' own principal directions (PiSSA, arXiv:2404.02948) or in the text's (EVA, arXiv:2410.07170).
+
+All with rank-stabilised scaling (arXiv:2312.03732), on every linear layer but the head. Ranks are the same everywhere,
+or spread over the matrices by the spectrum of their gradients.
+"""
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
 
 import torch
 
 from scaler_wizard.fused import fuse_adapters
 
+Kind = Literal["lora", "dora", "pissa", "eva"]
 LARGEST_DIFFERENCE = 1e-3
+MOST_TIMES = 4
+"""A matrix gets at most this many times the uniform rank."""
+OVERSAMPLED = 8
+READ_ROWS = 2048
+"""Tokens that the principal directions of a layer's input are found in."""
 
 
-def add_lora(model: Any, *, rank: int, seed: int) -> Any:
-    """The model with adapters on every linear layer except the head; only they learn. The function is unchanged."""
+def add_lora(
+    model: Any,
+    *,
+    rank: int,
+    seed: int,
+    kind: Kind = "lora",
+    ranks: Mapping[str, int] | None = None,
+    text: Sequence[torch.Tensor] = (),
+) -> Any:
+    """The model with adapters; only they learn, and the function is unchanged (up to rounding for pissa).
+
+    `ranks` names matrices whose rank differs from `rank`. EVA reads `text`, (batch, tokens) ids each.
+    """
     from peft import LoraConfig, get_peft_model
 
     torch.manual_seed(seed)
     settings = LoraConfig(
-        r=rank, lora_alpha=16, use_rslora=True, target_modules="all-linear", lora_dropout=0.0, bias="none"
+        r=rank,
+        lora_alpha=16,
+        use_rslora=True,
+        target_modules="all-linear",
+        lora_dropout=0.0,
+        bias="none",
+        use_dora=kind == "dora",
+        init_lora_weights="pissa_niter_8" if kind == "pissa" else True,
+        rank_pattern=dict(ranks or {}),
     )
     adapted = get_peft_model(model, settings)
+    if kind == "eva":
+        _begin_in_text(adapted, text)
     fuse_adapters(adapted)
     return adapted
+
+
+@torch.no_grad()
+def _begin_in_text(adapted: Any, text: Sequence[torch.Tensor]) -> None:
+    """Let each adapter read along the principal directions of what its layer reads, found in one pass over the text."""
+    from peft.tuners.lora import Linear
+
+    def look(layer: Any, inputs: tuple[torch.Tensor, ...], _: Any) -> None:
+        rows = inputs[0].detach().flatten(0, -2)[:READ_ROWS].float()
+        for factor in layer.lora_A.values():
+            found = min(len(factor.weight) + OVERSAMPLED, *rows.shape)  # more than are kept, for their precision
+            directions = torch.svd_lowrank(rows, q=found, niter=4)[2].T[: len(factor.weight)]
+            factor.weight[: len(directions)] = directions.to(factor.weight)
+
+    hooks = [layer.register_forward_hook(look) for layer in adapted.modules() if isinstance(layer, Linear)]
+    adapted(torch.cat(list(text)).to(adapted.device), use_cache=False)
+    for hook in hooks:
+        hook.remove()
+
+
+def spectrum_ranks(model: Any, losses: Sequence[Any], *, rank: int) -> dict[str, int]:
+    """Ranks by name that cost no more parameters than `rank` everywhere, where the gradient has most to say.
+
+    `losses` are functions of the model; a direction of a matrix is worth the square of its singular value in the summed
+    gradient for each of its in + out parameters, and the best are taken until the budget is spent (the signal of
+    LoRA-GA, arXiv:2407.05000). Leaves the model as it was.
+    """
+    head = model.get_output_embeddings()
+    layers = {n: m for n, m in model.named_modules() if isinstance(m, torch.nn.Linear) and m is not head}
+    before = {name: parameter.requires_grad for name, parameter in model.named_parameters()}
+    model.requires_grad_(False)
+    for layer in layers.values():
+        layer.weight.requires_grad_(True)
+    for loss in losses:
+        loss(model).backward()
+    values = {name: torch.linalg.svdvals(layer.weight.grad.float()) for name, layer in layers.items()}
+    model.zero_grad(set_to_none=True)
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(before[name])
+    costs = {name: sum(layer.weight.shape) for name, layer in layers.items()}
+    return spread(values, costs, rank=rank)
+
+
+def spread(values: Mapping[str, torch.Tensor], costs: Mapping[str, int], *, rank: int) -> dict[str, int]:
+    """Water-fill the parameters of a uniform `rank`: every matrix gets at least 1, at most MOST_TIMES x `rank`.
+
+    values are singular values by matrix, falling; costs the parameters of one rank.
+    """
+    ranks = dict.fromkeys(values, 1)
+    left = (rank - 1) * sum(costs.values())
+    worth = [
+        (float(value) ** 2 / costs[name], name)
+        for name, found in values.items()
+        for value in found[1 : MOST_TIMES * rank]
+    ]
+    for _, name in sorted(worth, reverse=True):
+        if costs[name] <= left:
+            ranks[name] += 1
+            left -= costs[name]
+    return ranks
 
 
 @torch.no_grad()

@@ -108,6 +108,10 @@ class Train(Record):
     """Rank of the adapters where `train` is lora (rank-stabilised scaling)."""
     distil: Distil | None = None
     """A teacher to learn from as well; null where there is none."""
+    lora_kind: Literal["lora", "dora", "pissa", "eva"] = "lora"
+    """Plain adapters; weight-decomposed ones; or begun in the principal directions of the weights or of the text."""
+    lora_ranks: Literal["uniform", "spectrum"] = "uniform"
+    """The same rank everywhere, or its parameters spread over the matrices by the spectrum of their gradients."""
     evaluate_every: Annotated[int, Field(ge=1)]
     """Steps between evaluations on calibration text."""
     compute: Literal["auto", "float32", "bfloat16"] = "auto"

@@ -19,13 +19,15 @@ from scaler_wizard.contract import Contract
 from scaler_wizard.errors import ScalerError
 from scaler_wizard.estimate import (
     MODEL_SHARE,
+    adapter_rank,
+    fitted,
     flops_per_second,
+    healing_bytes,
     measuring_bytes,
     proving_bytes,
     search_flops,
     seconds,
     total,
-    training_bytes,
     training_flops,
 )
 from scaler_wizard.gate import tokens
@@ -212,13 +214,16 @@ def _phases(setting: Setting, target: int, operators: tuple[Operator, ...], view
         stretch = extend_settings(setting, rung)
         yield "P2", f"extend-{rung}", title, stretch, rung_spec, _stretching(setting, view, stretch, rung_spec)
         if recipe.extend.heal_rungs and recipe.heal is not False and rung < target:
-            train = train_settings(setting, recipe.heal, rung, grows=bool(operators))
-            train = train.model_copy(update={"target": rung})
+            train = train_settings(setting, recipe.heal, rung, grows=bool(operators)).model_copy(
+                update={"target": rung}
+            )
+            train = fitted(view, base, train, setting.memory_limit)
             told = f"training at {tokens(rung)}"
             yield "P3", f"heal-{rung}", told, train, rung_spec, _training(setting, view, train, rung_spec)
         window = rung
     if recipe.heal is not False:
         train = train_settings(setting, recipe.heal, target, grows=bool(operators))
+        train = fitted(view, base, train, setting.memory_limit)
         learned = train.steps * train.windows_per_step * train.window
         yield "P3", "heal", f"training on {_size(learned)} tokens", train, spec, _training(setting, view, train, spec)
     basis = "links and a few small files"
@@ -302,7 +307,9 @@ def train_settings(setting: Setting, heal: Heal, target: int, *, grows: bool) ->
         warmup_steps=max(1, steps // 20),
         schedule=heal.schedule,
         distil=heal.distil,
-        lora_rank=heal.lora_rank or 16,
+        lora_rank=heal.lora_rank or adapter_rank(setting.base.hidden),
+        lora_kind=heal.lora_kind,
+        lora_ranks=heal.lora_ranks,
         evaluate_every=max(1, steps // 8),
         checkpointing=False,
         control=heal.control,
@@ -333,9 +340,10 @@ def _stretching(setting: Setting, view: Blueprint, stretch: Extend, spec: Measur
 
 def _training(setting: Setting, view: Blueprint, train: Train, spec: MeasureSpec) -> Estimate:
     extra = training_flops(view, setting.base, train)
+    needed = healing_bytes(view, setting.base, train)
     return Estimate(
         seconds=seconds(view, spec, setting.native, setting.threads, extra=extra),
-        memory_bytes=max(training_bytes(view, train), measuring_bytes(view, spec, item=setting.item_bytes)),
+        memory_bytes=max(needed, measuring_bytes(view, spec, item=setting.item_bytes)),
         disk_bytes=_bytes(view) + 4 * 2**20,
         basis=_basis(setting),
     )

@@ -164,7 +164,11 @@ class Heal(Record):
     distil: Distil | None = None
     """A teacher to learn from as well."""
     lora_rank: Annotated[int, Field(ge=1, le=1024)] | None = None
-    """Rank of the adapters, for train: lora."""
+    """Rank of the adapters, for train: lora; a 32nd of the hidden size, from 8 to 128, where left out."""
+    lora_kind: Literal["lora", "dora", "pissa", "eva"] = "lora"
+    """Plain adapters; weight-decomposed ones; or begun in the principal directions of the weights or of the text."""
+    lora_ranks: Literal["uniform", "spectrum"] = "uniform"
+    """The same rank everywhere, or its parameters spread over the matrices by the spectrum of their gradients."""
     control: bool = True
     """Also train the base on the same tokens, to know whether growth paid."""
 

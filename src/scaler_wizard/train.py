@@ -29,6 +29,8 @@ from scaler_wizard.schedule import learning_rate
 SNAPSHOT_SECONDS = 20.0
 SNAPSHOT_SHARE = 0.05
 """Largest part of the time that goes into snapshots of large models."""
+FORETOLD_BY = 3
+"""Steps after which the training says how long it will take."""
 PROBE_TOKENS = 256
 PROBES = 3
 EVENT_SECONDS = 0.25
@@ -137,6 +139,8 @@ class Trainer:
     _at_once: int = 0
     """Windows in memory at once."""
     _checkpointing: bool = False
+    _paces: list[float] = field(default_factory=list)
+    """Seconds of each step so far."""
 
     def run(self) -> History:
         """Train to the last step. Raises Interrupted or Tripped."""
@@ -145,7 +149,7 @@ class Trainer:
             _groups(self.model, self.settings, self.spans), lr=0.0, betas=(0.9, 0.95), fused=True
         )
         history = self._restore(optimizer)
-        _narrow_frozen(self.model, self._compute())
+        narrow_frozen(self.model, self._compute())
         if not history.evaluations:
             self._evaluate(history)
         told = saved = time.monotonic()
@@ -160,6 +164,7 @@ class Trainer:
                 told = begun
                 self.emit(event)
             self._heed(self.watch.observe(event.step, event.loss), event)
+            self._foretell(history, begun)
             if history.step % self.settings.evaluate_every == 0 or history.step == self.settings.steps:
                 self._evaluate(history)
             if (now := time.monotonic()) - saved > pause:
@@ -168,6 +173,16 @@ class Trainer:
                 pause = max(SNAPSHOT_SECONDS, (saved - now) / SNAPSHOT_SHARE)
         self.model.float()
         return history
+
+    def _foretell(self, history: History, begun: float) -> None:
+        """After a few steps, how long the rest takes; the first step also warms up and does not count."""
+        self._paces.append(time.monotonic() - begun)
+        left = self.settings.steps - history.step
+        if len(self._paces) == FORETOLD_BY and left > 0:
+            pace = sum(self._paces[1:]) / (FORETOLD_BY - 1)
+            self.emit(
+                Note(text=f"A step takes {pace:.2g} s: {left} more take about {max(1, round(left * pace / 60))} min.")
+            )
 
     def _prepare(self) -> list[torch.nn.Parameter]:
         self.model.train()
@@ -270,41 +285,24 @@ class Trainer:
 
     def _loss(self, batch: Batch) -> torch.Tensor:
         """Mean over the batch's targets, nats."""
-        device, compute = self.model.device, self.compute or torch.float32
-        ids, (predictors, predicted) = batch.ids.to(device), targets_of(batch)
-        with autocast(device, compute):
-            hidden = backbone(self.model)(
-                input_ids=ids, position_ids=batch.positions.to(device), pieces=batch.pieces, use_cache=False
-            ).last_hidden_state
-        rows, goals = hidden[0, predictors.to(device)], ids[0, predicted.to(device)]
+        compute = self.compute or torch.float32
+        rows, goals, predictors = predictions(self.model, batch, compute)
         if self.teacher is None:
-            return self._cross_entropy(rows, goals, compute)
+            return cross_entropy(self.model, rows, goals, compute)
         taught = self.teacher.teaches(batch)[predictors]
         total = rows.new_zeros(())
         if not taught.all():
-            total = total + self._cross_entropy(rows[~taught], goals[~taught], compute) * (~taught).sum()
+            total = total + cross_entropy(self.model, rows[~taught], goals[~taught], compute) * (~taught).sum()
         if taught.any():
             view = self.teacher.view(batch, predictors[taught])
             total = total + self._distilled(rows[taught], goals[taught], view, compute) * taught.sum()
         return total / len(goals)
 
-    def _cross_entropy(self, rows: torch.Tensor, goals: torch.Tensor, compute: torch.dtype) -> torch.Tensor:
-        config = self.model.config
-        scale, softcap = getattr(config, "logits_scaling", 1.0), getattr(config, "final_logit_softcapping", None)
-        return linear_cross_entropy(rows / scale, head_weight(self.model), goals, dtype=compute, softcap=softcap)
-
     def _distilled(self, rows: torch.Tensor, goals: torch.Tensor, view: View, compute: torch.dtype) -> torch.Tensor:
-        how, scale = self.settings.distil, getattr(self.model.config, "logits_scaling", 1.0)
+        how = self.settings.distil
         assert how is not None
-        return distilled_loss(
-            rows / scale,
-            head_weight(self.model),
-            goals,
-            view,
-            weight=how.weight,
-            temperature=how.temperature,
-            dtype=compute,
-        )
+        head = head_weight(self.model)
+        return distilled_loss(rows, head, goals, view, weight=how.weight, temperature=how.temperature, dtype=compute)
 
     def _evaluate(self, history: History) -> None:
         self.model.eval()
@@ -386,7 +384,7 @@ def autocast(device: torch.device, compute: torch.dtype) -> torch.autocast:
 
 
 @torch.no_grad()
-def _narrow_frozen(model: Any, compute: torch.dtype) -> None:
+def narrow_frozen(model: Any, compute: torch.dtype) -> None:
     """Keep linear layers that do not learn in the type they compute in, where that changes none of their bits."""
     head = model.get_output_embeddings()
     for module in model.modules():
@@ -394,6 +392,34 @@ def _narrow_frozen(model: Any, compute: torch.dtype) -> None:
             own = list(module.parameters(recurse=False))
             if not any(p.requires_grad for p in own) and all(torch.equal(p.to(compute).to(p.dtype), p) for p in own):
                 module.to(compute)
+
+
+def predictions(model: Any, batch: Batch, compute: torch.dtype) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """What the head reads (targets, hidden), what follows (targets,), and the places in the row (targets,).
+
+    The model must attend by piece.
+    """
+    device = model.device
+    ids, (predictors, predicted) = batch.ids.to(device), targets_of(batch)
+    with autocast(device, compute):
+        hidden = backbone(model)(
+            input_ids=ids, position_ids=batch.positions.to(device), pieces=batch.pieces, use_cache=False
+        ).last_hidden_state
+    scale = getattr(model.config, "logits_scaling", 1.0)  # Granite's
+    return hidden[0, predictors.to(device)] / scale, ids[0, predicted.to(device)], predictors
+
+
+def cross_entropy(model: Any, rows: torch.Tensor, goals: torch.Tensor, compute: torch.dtype) -> torch.Tensor:
+    """Mean loss of `goals` given what the head reads, nats."""
+    softcap = getattr(model.config, "final_logit_softcapping", None)  # Gemma 2's
+    return linear_cross_entropy(rows, head_weight(model), goals, dtype=compute, softcap=softcap)
+
+
+def batch_loss(model: Any, batch: Batch, compute: torch.dtype) -> torch.Tensor:
+    """Mean loss of a batch outside a training, nats; its gradient must be asked for before the model attends anew."""
+    with by_piece(model):
+        rows, goals, _ = predictions(model, batch, compute)
+    return cross_entropy(model, rows, goals, compute)
 
 
 def backbone(model: Any) -> Any:

@@ -1,0 +1,152 @@
+"""Learning from a teacher: what is kept of it against its full logits; CPU-seconds, peak memory, bytes, gradients.
+
+    .venv/bin/python benchmarks/distillation.py --window 512
+
+SmolLM2-135M with adapters of rank 16 learns from SmolLM2-135M, one window a step, forward divergence. `full` is the
+stock way: teacher and student side by side, both with the logits of the whole window and torch's own divergence. Each
+way runs in a process of its own, in turns; the first step does not count. The gradient's cosine is taken at what the
+head reads, on a student that lacks one layer.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import tempfile
+from typing import Any
+
+WAYS = ("next token", "full", "nothing", "likeliest", "states")
+CHILD = """
+import json, resource, sys, time
+from pathlib import Path
+import torch
+from torch.nn import functional
+from scaler_wizard.attention import by_piece
+from scaler_wizard.batches import Batch
+from scaler_wizard.data import encode, load_corpus, windows
+from scaler_wizard.distill import distilled_loss
+from scaler_wizard.lora import add_lora
+from scaler_wizard.models import load_model, load_tokenizer, resolve
+from scaler_wizard.recipe import Distil
+from scaler_wizard.teacher import hire
+from scaler_wizard.train import narrow_frozen, autocast, cross_entropy, head_weight, predictions
+
+way, window, steps, cache = sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), Path(sys.argv[4])
+torch.set_num_threads(1)
+folder = resolve("smollm2").folder
+tokenizer = load_tokenizer(folder)
+ids = windows(encode(load_corpus("kjv").train[:2], tokenizer), window, limit=steps)
+batches = [Batch(torch.from_numpy(row.astype("int64"))[None], torch.arange(window)[None], (window,)) for row in ids]
+how = Distil(weight=0.5, keep=way if way in ("likeliest", "states") else "nothing")
+teacher = None if way == "next token" else hire(how, folder=folder, student=tokenizer, cache=cache)
+model = load_model(folder, dtype="float32")
+if way == "cosine":
+    del model.model.layers[15]
+else:
+    model = add_lora(model, rank=16, seed=0)
+    narrow_frozen(model, torch.bfloat16)
+learning = [p for p in model.parameters() if p.requires_grad]
+
+def loss(batch):
+    rows, goals, places = predictions(model, batch, torch.bfloat16)
+    if way == "next token":
+        return cross_entropy(model, rows, goals, torch.bfloat16)
+    if way != "full":
+        view = teacher.view(batch, places)
+        return distilled_loss(rows, head_weight(model), goals, view, weight=0.5, dtype=torch.bfloat16)
+    with autocast(model.device, torch.bfloat16):
+        logits = functional.linear(rows, head_weight(model))
+        with torch.no_grad():
+            theirs = teacher.model(input_ids=batch.ids, use_cache=False).logits[0, :-1]
+    log_p, log_q = (functional.log_softmax(one.float(), dim=-1) for one in (logits, theirs))
+    soft = functional.kl_div(log_p, log_q, reduction="batchmean", log_target=True)
+    return 0.5 * functional.cross_entropy(logits.float(), goals) + 0.5 * soft
+
+def cosines():
+    batch, found = batches[0], {}
+    with torch.no_grad(), by_piece(model):
+        rows, goals, places = predictions(model, batch, torch.bfloat16)
+    for keep in ("nothing", "likeliest", "states"):
+        one = hire(Distil(keep=keep), folder=folder, student=tokenizer, cache=cache / "cosine")
+        leaf = rows.clone().requires_grad_()
+        distilled_loss(leaf, head_weight(model).detach(), goals, one.view(batch, places), weight=1.0).backward()
+        found[keep] = leaf.grad.flatten()
+        if keep != "nothing":
+            (size,) = one._database().execute("SELECT sum(length(view)) FROM views").fetchone()
+            found[keep + " bytes"] = size / window
+    view = hire(Distil(), folder=folder, student=tokenizer, cache=cache / "cosine").view(batch, places)
+    bare = functional.log_softmax(functional.linear(rows, head_weight(model)), -1)
+    q, p = view.log_q.float().exp(), bare.exp()
+    slope = p * q.sum(1, keepdim=True)
+    slope.scatter_add_(1, view.tokens.long(), -q)
+    found["likeliest without a rest"] = (slope @ head_weight(model)).flatten()
+    exact = found.pop("nothing")
+    same = functional.cosine_similarity
+    return {name: v if isinstance(v, float) else float(same(v, exact, dim=0)) for name, v in found.items()}
+
+if way == "cosine":
+    print(json.dumps(cosines()))
+    raise SystemExit
+if way in ("likeliest", "states"):
+    for batch in batches:
+        teacher.view(batch, torch.arange(window - 1))
+    del teacher.model.model.layers  # its views are kept; only its head is needed
+times = []
+for batch in batches:
+    begun = time.process_time()
+    context = by_piece(model)
+    with context:
+        loss(batch).backward()
+    torch.optim.SGD(learning, lr=1e-4).step()
+    model.zero_grad(set_to_none=True)
+    times.append(time.process_time() - begun)
+print(json.dumps({"seconds": times[1:], "peak": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024}))
+"""
+
+
+def main() -> int:
+    """Race and print; 1 where keeping is not 1.6 times as fast as full logits, or a kept gradient points elsewhere."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--window", type=int, default=512)
+    parser.add_argument("--steps", type=int, default=4)
+    parser.add_argument("--rounds", type=int, default=2)
+    options = parser.parse_args()
+    import torch
+    import transformers
+
+    print(f"Python {platform.python_version()}, torch {torch.__version__}, transformers {transformers.__version__}")
+    with tempfile.TemporaryDirectory() as cache:
+        found = run("cosine", options, cache)
+        for name, value in found.items():
+            print(f"{name}: {value:.4f}")
+        runs: dict[str, list[Any]] = {way: [] for way in WAYS}
+        for _ in range(options.rounds):
+            for way in WAYS:
+                runs[way].append(run(way, options, cache))
+    seconds = {way: statistics.median(s for one in runs[way] for s in one["seconds"]) for way in WAYS}
+    print("\n| keep | CPU-s a step | full takes | peak GiB |\n|---|---|---|---|")
+    for way in WAYS:
+        peak = statistics.median(one["peak"] for one in runs[way]) / 2**30
+        print(f"| {way} | {seconds[way]:.2f} | {seconds['full'] / seconds[way]:.2f} x | {peak:.2f} |")
+    fine = found["likeliest"] >= 0.995 and found["likeliest bytes"] <= 300
+    return 0 if fine and seconds["full"] / seconds["likeliest"] >= 1.6 else 1
+
+
+def run(way: str, options: argparse.Namespace, cache: str) -> dict[str, Any]:
+    """One way in a process of its own."""
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"}
+    command = [sys.executable, "-c", CHILD, way, str(options.window), str(options.steps), cache]
+    answer = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+    if answer.returncode:
+        raise SystemExit(f"{way}: {answer.stderr[-2000:]}")
+    found: dict[str, Any] = json.loads(answer.stdout.strip().splitlines()[-1])
+    return found
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,167 @@
+"""The estimate against the measured peak and the measured time of training, on shapes from 2M to 135M parameters.
+
+    .venv/bin/python benchmarks/fitting.py            # the table of docs/explanation/training.md, about five minutes
+    .venv/bin/python benchmarks/fitting.py --only 2 5
+
+Each configuration trains four steps in a fresh process. `peak` is the process's largest resident memory, `steps` what
+the first three steps promise for the fourth's successors, against what these took. Random weights, random text.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+CHILD = """
+import json, resource, sys, tempfile, time
+from pathlib import Path
+import numpy as np, torch
+from transformers import AutoModelForCausalLM, LlamaConfig
+from scaler_wizard.batches import text_of
+from scaler_wizard.breaker import CircuitBreaker
+from scaler_wizard.events import Step
+from scaler_wizard.lora import add_lora
+from scaler_wizard.models import load_model
+from scaler_wizard.phases import Train
+from scaler_wizard.recipe import Breaker
+from scaler_wizard.train import Trainer
+torch.set_num_threads(1)
+shape, settings, new, folder = json.loads(sys.argv[1]), json.loads(sys.argv[2]), int(sys.argv[3]), Path(sys.argv[4])
+model = load_model(folder, dtype="float32")
+train = Train(steps=6, learning_rate=1e-4, warmup_steps=0, evaluate_every=99, short_share=0.0, **settings)
+spans = {name: None for name, _ in model.named_parameters()}
+if train.train == "new":
+    spans = {name: None for name in spans if any(f"layers.{layer}." in name for layer in range(new))}
+if train.train == "lora":
+    model, spans = add_lora(model, rank=train.lora_rank, seed=0), None
+ids = np.random.default_rng(0).integers(0, shape["vocab_size"], 40 * train.window).astype(np.int32)
+times = []
+def emit(event):
+    if isinstance(event, Step):
+        times.append(time.process_time())
+import scaler_wizard.train as loop
+loop.EVENT_SECONDS = 0.0
+Trainer(model=model, text=text_of([ids], None, train, native=train.window, target=train.window, seed=0), settings=train,
+        evaluate=lambda _: 20.0, watch=CircuitBreaker(Breaker()), emit=emit, snapshot=folder / "s.pt",
+        should_stop=lambda: False, seed=0, compute=getattr(torch, train.compute), spans=spans).run()
+steps = np.diff(times)
+print(json.dumps({"peak": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024, "probe": float(np.mean(steps[:2])),
+                  "rest": float(np.mean(steps[2:]))}))
+"""
+
+
+@dataclass(frozen=True)
+class Case:
+    """One training whose needs are estimated and measured."""
+
+    name: str
+    shape: dict[str, Any]
+    settings: dict[str, Any]
+    new_layers: int = 0
+
+
+def shape(hidden: int, ffn: int, layers: int, vocabulary: int) -> dict[str, Any]:
+    """A Llama with heads of 32."""
+    return {
+        "hidden_size": hidden,
+        "intermediate_size": ffn,
+        "num_hidden_layers": layers,
+        "num_attention_heads": hidden // 32,
+        "num_key_value_heads": hidden // 64,
+        "vocab_size": vocabulary,
+        "tie_word_embeddings": True,
+        "max_position_embeddings": 8192,
+    }
+
+
+def how(train: str, micro: int, window: int, **changes: Any) -> dict[str, Any]:
+    """Settings of a training in bfloat16."""
+    plain = {"train": train, "windows_per_step": micro, "micro_batch": micro, "window": window, "compute": "bfloat16"}
+    return {**plain, **changes}
+
+
+CASES = (
+    Case("tiny, all", shape(128, 320, 4, 1024), how("all", 16, 512, compute="float32")),
+    Case("tiny, all, bf16", shape(128, 320, 4, 1024), how("all", 16, 512)),
+    Case("20M, all", shape(384, 1024, 8, 8192), how("all", 4, 512, compute="float32")),
+    Case("20M, all, bf16", shape(384, 1024, 8, 8192), how("all", 4, 512)),
+    Case("20M, adapters", shape(384, 1024, 8, 8192), how("lora", 4, 512)),
+    Case("20M, recomputed", shape(384, 1024, 8, 8192), how("all", 4, 512, checkpointing=True)),
+    Case("20M, long window", shape(384, 1024, 8, 8192), how("lora", 1, 4096)),
+    Case("90M, new blocks", shape(576, 1536, 16, 49152), how("new", 1, 1024), new_layers=3),
+    Case("90M, adapters", shape(576, 1536, 16, 49152), how("lora", 1, 1024)),
+    Case("90M, all", shape(576, 1536, 16, 49152), how("all", 1, 1024)),
+)
+
+
+def main() -> int:
+    """Measure each case in a process of its own and print the table; 1 where an estimate is more than 15 % off."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--work", type=Path, default=Path("fitting-benchmark"), help="folder; removed at the end")
+    parser.add_argument("--only", type=int, nargs="*", help="numbers of cases")
+    options = parser.parse_args()
+    import shutil
+
+    import torch
+    import transformers
+
+    versions = f"torch {torch.__version__}, transformers {transformers.__version__}"
+    print(f"Python {platform.python_version()}, {versions}, one thread\n")
+    print("| training | estimated MiB | peak MiB | off | step s, promised | measured | off |\n" + "|---" * 7 + "|")
+    chosen = range(len(CASES)) if options.only is None else options.only
+    worst = max(measured(CASES[number], options.work) for number in chosen)
+    shutil.rmtree(options.work)
+    print(f"\nfarthest off: {worst:.0%}")
+    return 1 if worst > 0.15 else 0
+
+
+def measured(case: Case, work: Path) -> float:
+    """Print a row; how far the worse of the two estimates is off."""
+    from scaler_wizard.architecture import read_architecture
+    from scaler_wizard.estimate import training_bytes
+    from scaler_wizard.phases import Train
+
+    folder = work / case.name.replace(", ", "-").replace(" ", "-")
+    make(case, folder)
+    view = read_architecture(folder)
+    train = Train(steps=6, learning_rate=1e-4, warmup_steps=0, evaluate_every=99, short_share=0.0, **case.settings)
+    new = case.new_layers * per_layer(case.shape) if case.new_layers else None
+    estimated = training_bytes(view, train, new=new)
+    arguments = [json.dumps(case.shape), json.dumps(case.settings), str(case.new_layers), str(folder)]
+    found = json.loads(
+        subprocess.run(
+            [sys.executable, "-c", CHILD, *arguments], check=True, capture_output=True, text=True
+        ).stdout.splitlines()[-1]
+    )
+    off = [estimated / found["peak"] - 1, found["probe"] / found["rest"] - 1]
+    print(
+        f"| {case.name} | {estimated / 2**20:.0f} | {found['peak'] / 2**20:.0f} | {off[0]:+.0%} "
+        f"| {found['probe']:.2f} | {found['rest']:.2f} | {off[1]:+.0%} |",
+        flush=True,
+    )
+    return max(map(abs, off))
+
+
+def per_layer(shape: dict[str, Any]) -> int:
+    """Parameters of one block."""
+    hidden, keys = shape["hidden_size"], 32 * shape["num_key_value_heads"]
+    return hidden * (2 * hidden + 2 * keys + 3 * shape["intermediate_size"] + 2)
+
+
+def make(case: Case, folder: Path) -> None:
+    """Random weights that bfloat16 holds, as a real checkpoint's."""
+    import torch
+    from transformers import AutoModelForCausalLM, LlamaConfig
+
+    torch.manual_seed(0)
+    AutoModelForCausalLM.from_config(LlamaConfig(**case.shape)).to(torch.bfloat16).save_pretrained(folder)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,51 @@
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from scaler_wizard.architecture import Architecture, read_architecture
+from scaler_wizard.estimate import adapter_rank, fitted, healing_bytes, training_bytes
+from scaler_wizard.phases import Train
+from tiny_models import make
+
+
+@pytest.fixture
+def view(tmp_path: Path) -> Architecture:
+    return read_architecture(make(tmp_path, hidden_size=256, intermediate_size=1024, num_hidden_layers=8))
+
+
+def train(**changes: Any) -> Train:
+    plain = {"train": "all", "steps": 10, "windows_per_step": 8, "micro_batch": 8, "window": 2048, "short_share": 0.0}
+    pace = {"learning_rate": 1e-3, "warmup_steps": 0, "evaluate_every": 1}
+    return Train(**{**plain, **pace, **changes})
+
+
+def test_a_training_that_fits_is_left_as_it_is(view: Architecture) -> None:
+    assert fitted(view, view, train(), 2**40) == train()
+
+
+def test_a_training_that_does_not_fit_takes_fewer_windows_at_once_then_recomputes(view: Architecture) -> None:
+    needs = [healing_bytes(view, view, train(micro_batch=size)) for size in (8, 4, 2, 1)]
+    assert needs == sorted(needs, reverse=True)
+    assert fitted(view, view, train(), needs[1]) == train(micro_batch=4)
+    assert fitted(view, view, train(), needs[3] - 1) == train(micro_batch=1, checkpointing=True)
+    assert fitted(view, view, train(), 1) == train(micro_batch=1, checkpointing=True)
+
+
+def test_what_learns_less_needs_less(view: Architecture) -> None:
+    adapters, new, whole = (
+        training_bytes(view, train(train="lora")),
+        training_bytes(view, train(train="new"), new=view.parameters // 3),
+        training_bytes(view, train()),
+    )
+    assert adapters < new < whole
+
+
+def test_the_control_of_new_parameters_learns_whole_and_counts(view: Architecture) -> None:
+    alone, beside = (healing_bytes(view, view, train(train="new", control=on)) for on in (False, True))
+    assert alone < beside == healing_bytes(view, view, train())
+
+
+@pytest.mark.parametrize(("hidden", "rank"), [(64, 8), (576, 16), (1024, 32), (2048, 64), (8192, 128)])
+def test_a_rank_follows_the_width(hidden: int, rank: int) -> None:
+    assert adapter_rank(hidden) == rank
