@@ -46,7 +46,7 @@ UNASKED_WINDOW = 8192
 """Tokens out to which a window is measured that nobody asked to change: a whole one may not fit into memory."""
 GIB = 2**30
 SMALL_TOKENS, LARGE_TOKENS = 720_896, 16_384
-"""Trained on where the recipe names no number: about two minutes for the embedded model, some for SmolLM2, both arms."""
+"""Trained on where the recipe names no number: minutes for both arms, of the embedded model or of SmolLM2."""
 LEAST_STEPS = 8
 """Few tokens make small steps rather than few of them."""
 
