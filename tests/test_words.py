@@ -97,7 +97,7 @@ def tripped() -> list[str]:
     told = [losses.observe(3, float("nan")), losses.observe_evaluation(3, float("inf"))]
     losses.observe_evaluation(0, 1.0)
     told += [losses.observe(step, 9.0) for step in range(5)]
-    told += [rising.observe_evaluation(step, 1.0 + step) for step in range(4)]
+    told += [rising.observe_evaluation(step, 1.0 + 3 * step) for step in range(12)]
     told += [falling.observe_evaluation(1, 1.0, accuracy=0.2)]
     return [telegram.sentence for telegram in told if telegram is not None]
 
