@@ -227,9 +227,10 @@ def _cut_once(scratch: Path, mount: Path, chance: random.Random, before: Callabl
     folder = begin(mount)
     os.sync() if before is None else _sync_only(mount)
     handle = os.open(mount, os.O_RDONLY)
-    wait = chance.uniform(0.3, 1.2)
+    wait = chance.uniform(0.0, 1.0)
     child = os.fork()
     if child == 0:
+        _wait_for_a_decision(notes)  # earlier, there is nothing that could be lost
         time.sleep(wait)
         fcntl.ioctl(handle, SHUTDOWN, struct.pack("I", NO_LOG_FLUSH))
         os._exit(0)
@@ -239,6 +240,13 @@ def _cut_once(scratch: Path, mount: Path, chance: random.Random, before: Callabl
     _unmount(mount)
     _mount(scratch / "image", mount)
     return ended.acknowledged
+
+
+def _wait_for_a_decision(notes: Path) -> None:
+    for _ in range(600):
+        if notes.exists() and "decision" in notes.read_text(encoding="utf-8"):
+            return
+        time.sleep(0.05)
 
 
 def _sync_only(mount: Path) -> None:
@@ -463,13 +471,11 @@ def takeover(place: Path, *, count: int) -> Result:
     return result
 
 
-def steal_the_lease(place: Path, *, before: Callable[[], None] | None = None) -> Result:
+def steal_the_lease(place: Path) -> Result:
     """A file system without locks: a second writer takes the run over; the first one's next word is refused."""
     from scaler_wizard.journal import Fenced
 
     result = Result("an older writer is refused")
-    if before is not None:
-        before()
     folder = begin(place / "lease")
     first, second = Run(folder), Run(folder)
     first.journal.lease()
