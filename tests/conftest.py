@@ -2,41 +2,15 @@
 
 from __future__ import annotations
 
-import os
 import shutil
-import subprocess
-import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from commands import RECIPE, scaler
 from scaler_wizard.run import Run
 from scaler_wizard.story import Story, tell
 from told_runs import make_run, script
-
-RECIPE = """\
-model: embedded
-parameters: 1.2x
-context: 2x
-heal: {tokens: 8192, window: 128, learning_rate: 1e-4}
-measure: {windows: 4, needles: 8}
-limits: {threads: 1}
-"""
-
-Scaler = Callable[..., subprocess.CompletedProcess[str]]
-
-
-def scaler(*arguments: str | Path, **environment: str) -> subprocess.CompletedProcess[str]:
-    """The `scaler` command in a process of its own, with nobody at the terminal."""
-    return subprocess.run(
-        [sys.executable, "-m", "scaler_wizard", *map(str, arguments)],
-        capture_output=True,
-        text=True,
-        check=False,
-        stdin=subprocess.DEVNULL,
-        env=os.environ | {"NO_COLOR": "1"} | environment,
-    )
 
 
 @pytest.fixture(scope="session")

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from jsonschema import Draft202012Validator
 
-from conftest import RECIPE, scaler
+from commands import RECIPE, scaler
 from scaler_wizard.journal import Journal
 from scaler_wizard.run import Run, list_runs
 
