@@ -78,7 +78,7 @@ def seal(folder: Path, known: dict[tuple[int, str], Path]) -> str:
         size, digest = file.stat().st_size, file_hash(file)
         files[str(file.relative_to(folder))] = {"bytes": size, "blake3": digest}
         twin = known.get((size, digest))
-        if twin is None:
+        if twin is None or not twin.is_file():  # the other manifest may be damaged
             sync(file)
         elif not twin.samefile(file):
             if file_hash(twin) == digest:  # a twin that has rotted must not replace good bytes
