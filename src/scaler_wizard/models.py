@@ -90,7 +90,11 @@ def convert_gguf(file: Path, folder: Path) -> None:
         if answer.returncode != 0:
             reason = answer.stderr.strip().splitlines()[-1:] or ["no reason given"]
             raise ScalerError(f"{file.name}: cannot be converted: {reason[0]:.200}", "give a Llama-type GGUF file")
-        beside.rename(folder)
+        try:
+            beside.rename(folder)
+        except OSError:
+            if not folder.is_dir():  # else another process has converted the same file in the meantime
+                raise
 
 
 def _convert(file: Path, out: Path) -> None:

@@ -136,7 +136,7 @@ def _vram_total(run: Run) -> float | None:
 
 
 def _contract(run: Run, signed: SignedContract, gate: Row | None) -> ContractState:
-    broken = [row for row in run.journal.events(kinds=("telegram",)) if row.data["cause"] == "memory"]
+    broken = [row for row in run.journal.events(kinds=("telegram",)) if row.data.get("cause") == "memory"]
     window = signed.contract.response_window_sec
     deadline = None
     if gate is not None and run.status == "running":

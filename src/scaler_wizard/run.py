@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 from scaler_wizard import flight_log
 from scaler_wizard.errors import ScalerError
@@ -34,6 +34,7 @@ from scaler_wizard.journal import Journal, Row
 if TYPE_CHECKING:
     from scaler_wizard.contract import SignedContract
 
+LOCK_TRIES = 5
 STAND_STILL_SECONDS = 28
 """How long a rollback waits for the process that conducts the run; the contract allows 30 seconds for everything."""
 
@@ -410,14 +411,12 @@ def in_use(folder: Path) -> bool:
 def locked(run: Run) -> Iterator[None]:
     """Hold the run for writing; a second writer is refused at once, and a dead one leaves no lock behind."""
     with (run.folder / "lock").open("a+", encoding="utf-8") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+        if not _taken(file):
             file.seek(0)
             raise ScalerError(
                 f"{run.id}: in use by {file.read().strip() or 'another process'}",
                 "wait for it, or pause it: scaler pause",
-            ) from None
+            )
         file.truncate(0)
         file.write(f"process {os.getpid()} on {os.uname().nodename} since {datetime.now(UTC):%Y-%m-%d %H:%M:%S} UTC")
         file.flush()
@@ -427,6 +426,18 @@ def locked(run: Run) -> Iterator[None]:
             yield
         finally:
             run.journal.release()
+
+
+def _taken(file: IO[str]) -> bool:
+    """Take the lock. A reader that only looks (`in_use`) holds it for a moment, so one refusal is not the last word."""
+    for _ in range(LOCK_TRIES):
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            time.sleep(0.02)
+        else:
+            return True
+    return False
 
 
 def stand_still(run: Run) -> None:

@@ -161,6 +161,7 @@ class Supervisor:
                 self._scrub.stop()
 
     def _begin(self) -> None:
+        self.run.journal.set("request", "")  # a wish to a process that has ended was not meant for this one
         for words in recover(self.run):
             self._tell("note", Note(text=words))
         reach("conduct.recovered")
