@@ -67,6 +67,11 @@ def test_a_phase_that_loses_something_asks_and_says_what(after: Measurement, bas
     assert found.action == "ask" and len(found.reasons) == 1 and words in found.reasons[0]
 
 
+def test_a_difference_of_needles_within_chance_is_no_reason() -> None:
+    assert verdict("heal", measured(near=0, far=1), near=3).action == "pass"
+    assert verdict("heal", measured(near=0, far=1), near=16).action == "ask"
+
+
 def test_a_rung_that_is_healed_later_may_lose_a_little_more() -> None:
     after = measured(3.1, gain=-0.15)
     assert verdict("extend", after, healed_later=True).action == "pass"

@@ -9,7 +9,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from scaler_wizard.metrics import Measurement, NeedleCell
+from scaler_wizard.intervals import share_gain, wilson
+from scaler_wizard.metrics import Interval, Measurement, NeedleCell
 from scaler_wizard.recipe import GateLimits
 from scaler_wizard.record import Record
 
@@ -124,15 +125,21 @@ def _long(baseline: Measurement, after: Measurement, limits: GateLimits) -> Iter
             f"the long window is {-after.context_gain.value:.3f} nats per token worse than truncation; "
             f"the limit is {limits.truncation_loss:g}"
         )
-    native = baseline.native_length
-    before, near, far = (
-        needle_share(one, length) for one, length in ((baseline, native), (after, native), (after, after.target_length))
-    )
-    if before is None:
-        return
-    for share, length in ((near, native), (far, after.target_length)):
-        if share is not None and share < limits.needle_share * before:
-            yield f"{share:.0%} of the needles are found at {tokens(length)}; the base finds {before:.0%} in its window"
+    before = _found(baseline, baseline.native_length)
+    for length in sorted({baseline.native_length, after.target_length}):
+        now = _found(after, length)
+        if before is None or now is None or share_gain(before, now).high >= 0:
+            continue  # not asked, or few questions: 0 of 16 and 2 of 16 are the same
+        if now.value < limits.needle_share * before.value:
+            here = f"{now.value:.0%} of the needles are found at {tokens(length)}"
+            yield f"{here}; the base finds {before.value:.0%} in its window"
+
+
+def _found(measured: Measurement, length: int) -> Interval | None:
+    """Share of facts found at `length`, with its interval; None where none was asked for."""
+    cells = needle_cells(measured, length)
+    asked = sum(cell.asked for cell in cells)
+    return wilson(sum(cell.found for cell in cells), asked) if asked else None
 
 
 # -- figures that others show as well --------------------------------------------------------------------------------

@@ -104,7 +104,7 @@ class GateLimits(Record):
     """The same as `truncation_loss` for a rung that is healed later, nats per token."""
     needle_share: Annotated[float, Field(ge=0, le=1)] = 0.75
     """Needles found at the longest window, and still found in the native one, after a context phase or training, as a
-    share of those that the base finds in its native window."""
+    share of those that the base finds in its native window; counts only where the difference is outside chance."""
     accuracy_drop: Annotated[float, Field(ge=0, le=1)] = 0.05
     """Largest fall of the probe's accuracy against the base; only counted where it is outside the base's interval."""
 
