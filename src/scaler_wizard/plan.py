@@ -45,7 +45,7 @@ SMALL = 20_000_000
 UNASKED_WINDOW = 8192
 """Tokens out to which a window is measured that nobody asked to change: a whole one may not fit into memory."""
 GIB = 2**30
-SMALL_TOKENS, LARGE_TOKENS = 720_896, 12_288
+SMALL_TOKENS, LARGE_TOKENS = 983_040, 12_288
 """Trained on where the recipe names no number: minutes for both arms, of the embedded model or of SmolLM2."""
 LEAST_STEPS = 8
 """Few tokens make small steps rather than few of them."""
