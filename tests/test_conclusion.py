@@ -100,8 +100,23 @@ def test_knowledge_that_was_not_asked_for_is_not_measured(story: Story) -> None:
 
 def test_short_text_that_got_worse_is_a_loss(story: Story) -> None:
     found = conclude(with_final(story, measured(short=3.05, long=2.88, truncated=2.95)))
-    assert "3.000 → 3.050" in only(found.lost, "short text")
+    lost = only(found.lost, "short text")
+    assert "3.000 → 3.050" in lost and "(+0.050 [" in lost  # the change is grown less base
     assert "one figure is worse" in found.headline and "worse" not in conclude(story).headline
+
+
+def test_a_rise_whose_interval_reaches_zero_is_within_chance(story: Story) -> None:
+    base = BASE.model_copy(update={"short_nll_by_window": (3.0, 3.0, 3.0, 3.0), "short_nll": 3.0})
+    grown = GROWN.model_copy(update={"short_nll_by_window": (3.0, 3.0, 3.0, 3.4), "short_nll": 3.1})
+    phases = (replace(story.phases[0], measurement=base), *story.phases[1:])
+    found = conclude(with_final(replace(story, phases=phases), grown))
+    assert only(found.unchanged, "short text") and not any("short text" in one for one in found.lost)
+
+
+def test_one_short_window_without_a_finite_loss_leaves_short_text_unmeasured(story: Story) -> None:
+    windows = (*GROWN.short_nll_by_window[:-1], float("nan"))
+    found = conclude(with_final(story, GROWN.model_copy(update={"short_nll_by_window": windows})))
+    assert only(found.unmeasured, "loss on short text")
 
 
 def test_facts_that_are_found_again_are_a_gain(story: Story) -> None:

@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 import yaml
 
+from scaler_wizard import wording
 from scaler_wizard.architecture import Architecture, Blueprint, read_architecture
 from scaler_wizard.catalogue import find, licence_warning
 from scaler_wizard.context.ladder import ladder
@@ -203,7 +204,7 @@ def _phases(setting: Setting, target: int, operators: tuple[Operator, ...], view
     spec = measure_spec(setting, target)
     yield "P0", "baseline", "baseline", Baseline(), spec, _measuring(setting, base, spec, disk=0)
     if operators:
-        title = f"growth {_size(base.parameters)} -> {_size(view.parameters)}"
+        title = f"growth {wording.size(base.parameters)} -> {wording.size(view.parameters)}"
         change = Grow(operators=operators, parameters=view.parameters)
         short = spec.model_copy(update={"windows": 0, "probe": None, "probe_items": 0})
         yield "P1", "grow", title, change, short, _measuring(setting, view, short, disk=_bytes(view))
@@ -224,8 +225,8 @@ def _phases(setting: Setting, target: int, operators: tuple[Operator, ...], view
     if recipe.heal is not False:
         train = train_settings(setting, recipe.heal, target, grows=bool(operators))
         train = fitted(view, base, train, setting.memory_limit)
-        learned = train.steps * train.windows_per_step * train.window
-        yield "P3", "heal", f"training on {_size(learned)} tokens", train, spec, _training(setting, view, train, spec)
+        learned = wording.size(train.steps * train.windows_per_step * train.window)
+        yield "P3", "heal", f"training on {learned} tokens", train, spec, _training(setting, view, train, spec)
     basis = "links and a few small files"
     estimate = Estimate(seconds=10.0, memory_bytes=500 * 2**20, disk_bytes=4 * 2**20, basis=basis)
     yield "P4", "export", "export", Export(), None, estimate
@@ -371,14 +372,6 @@ def _must_fit(plan: Plan, setting: Setting) -> None:
             f"{worst.slug} needs about {memory / GIB:.1f} GiB; the limit is {setting.memory_limit / GIB:.1f} GiB",
             "ask for a smaller window or fewer parameters, or raise limits.memory if it was lowered",
         )
-
-
-def _size(number: int) -> str:
-    """A count as people say it: 820K, 1.64M, 175M."""
-    for power, letter in ((1e9, "B"), (1e6, "M"), (1e3, "K")):
-        if number >= power:
-            return f"{number / power:.3g}{letter}"
-    return str(number)
 
 
 # -- files -----------------------------------------------------------------------------------------------------------

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
+from scaler_wizard import wording
 from scaler_wizard.architecture import Blueprint
 from scaler_wizard.errors import ScalerError
 from scaler_wizard.grow import (
@@ -93,7 +94,7 @@ def _refuse_size(base: Blueprint, parameters: int) -> None:
     if parameters <= base.parameters:
         raise ScalerError(
             f"{parameters:,} parameters are not above the model's {base.parameters:,}",
-            f'growth only adds: ask for more, such as "1.5x" ({_short(base.parameters * 1.5)})',
+            f'growth only adds: ask for more, such as "1.5x" ({wording.size(base.parameters * 1.5)})',
         )
     if parameters > LARGEST_FACTOR * base.parameters:
         raise ScalerError(
@@ -125,7 +126,7 @@ def parse_target(text: str, base: int) -> int:
 def _check_name(name: str, said: int, base: int) -> None:
     if abs(said / base - 1) > CLOSE_NAME:
         raise ScalerError(
-            f"{name} -> ...: the model has {_short(base)} parameters, not {name}",
+            f"{name} -> ...: the model has {wording.size(base)} parameters, not {name}",
             "check which model is meant, or leave the left side out",
         )
 
@@ -516,19 +517,12 @@ def _notes(option: _Option, base: Blueprint, error: float) -> Iterator[str]:
         case "clone":
             yield "For: all widths in proportion. Against: clones part slowly; halve the learning rate."
         case "experts":
-            active = _short(active_parameters(option.view))
+            active = wording.size(active_parameters(option.view))
             yield f"For: only {active} parameters work on a token. Against: all are in memory; experts part slowly."
         case "repeated":
             yield "For: the smallest jump of the loss among ways to repeat layers. Against: it jumps all the same."
         case "stacked":
             yield "For: often the lowest loss after healing. Against: the loss jumps first."
-
-
-def _short(parameters: float) -> str:
-    for size, unit in ((1e9, "B"), (1e6, "M"), (1e3, "K")):
-        if parameters >= size:
-            return f"{parameters / size:.3g}{unit}"
-    return f"{parameters:.0f}"
 
 
 def _mib(size: float) -> str:
