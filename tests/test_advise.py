@@ -12,13 +12,14 @@ import pytest
 import yaml
 
 from machines import machine
-from scaler_wizard.advise import Case, Recommendation, recommend
+from scaler_wizard.advise import Case, Leaning, Recommendation, advised, recommend
 from scaler_wizard.architecture import Architecture, read_architecture
 from scaler_wizard.catalogue import find, unfetched
-from scaler_wizard.errors import ScalerError
+from scaler_wizard.errors import ScalerError, Waiting
 from scaler_wizard.hardware import Hardware
 from scaler_wizard.models import EMBEDDED, Source
 from scaler_wizard.recipe import Recipe
+from scaler_wizard.wish_reader import WishReader
 from scaler_wizard.wishes import understand
 
 SHAPES = (
@@ -163,3 +164,48 @@ def test_the_command_shows_the_models(tmp_path: Path) -> None:
     one = scaler(tmp_path, "models", "google/gemma-2-2b").stdout
     assert "Prohibited Use Policy" in one and "identity_blocks" in one
     assert scaler(tmp_path, "models", "nothing-like-it").returncode == 2
+
+
+OPEN = "better maths and better poems, and 16K tokens"
+
+
+@pytest.fixture
+def reader() -> WishReader:
+    return WishReader("embedded")
+
+
+def test_a_reader_answers_the_open_question_and_the_answer_says_who_gave_it(
+    reader: WishReader, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("scaler_wizard.advise.SURE", 0.0)
+    leaning = reader(OPEN, ("reasoning", "creative"))
+    found = advised(OPEN, model=None, choose=None, runs=tmp_path, reader=reader)
+    assert found.name == leaning.recipe and found.data["context"] == "16K"
+    assert any("embedded leans to" in why and "rules leave it open" in why for why in found.reasons)
+
+
+def test_a_reader_that_is_not_sure_leaves_the_question_open(
+    reader: WishReader, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("scaler_wizard.advise.SURE", 1.01)
+    with pytest.raises(Waiting, match="too little to choose"):
+        advised(OPEN, model=None, choose=None, runs=tmp_path, reader=reader)
+
+
+def test_a_readers_belief_is_in_the_choices_and_follows_the_wish(reader: WishReader) -> None:
+    first, turned = (reader(OPEN, pair) for pair in (("reasoning", "creative"), ("creative", "reasoning")))
+    assert (
+        0.5 <= first.share <= 1
+        and first.recipe == turned.recipe
+        and first.share == pytest.approx(turned.share, abs=0.05)
+    )
+    pair = ("creative", "room-only")
+    told = {wish: reader(wish, pair) for wish in ("poems in the voice of my texts", "room to be trained elsewhere")}
+    assert len(set(told.values())) == 2
+
+
+def test_a_wish_that_the_rules_settle_asks_no_reader(tmp_path: Path) -> None:
+    def never(wish: str, choices: object) -> Leaning:
+        raise AssertionError(wish)
+
+    assert advised("the longest window", model=None, choose=None, runs=tmp_path, reader=never).name == "max-context"

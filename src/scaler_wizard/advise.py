@@ -7,7 +7,7 @@ order, and say so each time. Advice never raises a limit, and nothing that the e
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,8 @@ from scaler_wizard.target import parse_target, solve
 from scaler_wizard.wishes import Advice, understand
 
 LEAST_GROWTH = 1.05
+SURE = 0.75
+"""Belief in one choice from which a reader's answer is taken; a small model is often wrong (docs/log.md)."""
 DAY = 24 * 3600.0
 
 
@@ -40,6 +42,22 @@ class Recommendation:
     """The plan that fits; None where no model was named."""
     reasons: tuple[str, ...]
     """Why this recipe, and what was given up for it."""
+
+
+@dataclass(frozen=True)
+class Leaning:
+    """What a reader makes of an open question."""
+
+    recipe: str
+    """The choice that it prefers."""
+    share: float
+    """Its belief in that choice, of 1 in all choices."""
+    reader: str
+    """Name of the model that was asked."""
+
+
+Reader = Callable[[str, Sequence[str]], Leaning]
+"""Prefers one of several recipes for a wish."""
 
 
 Concession = tuple[dict[str, Any], str]
@@ -98,20 +116,37 @@ def _with(data: dict[str, Any], made: list[Concession]) -> dict[str, Any]:
     return data
 
 
-def advised(wish: str, *, model: str | None, choose: str | None, runs: Path) -> Recommendation:
+def advised(
+    wish: str, *, model: str | None, choose: str | None, runs: Path, reader: Reader | None = None
+) -> Recommendation:
     """What `scaler wish` answers. Raises Waiting with the one question where the wish leaves it open."""
     if choose is not None and choose not in shipped_recipes():
         raise ScalerError(f"--choose {choose}: no such recipe", f"choose one of {', '.join(shipped_recipes())}")
     advice = understand(wish, chosen=choose)
     if advice.recipe is None:
-        answers = " or ".join(f"--choose {choice}" for choice in advice.choices)
-        raise Waiting(str(advice.question), f"say it again with {answers}")
+        advice = _answered(wish, advice, reader)
     if model is None:
         unfitted = "not fitted to a model yet: name one with --model, or later with --set model=..."
         return Recommendation(advice.recipe, _fields(advice), None, (*advice.reasons, unfitted))
     source = resolve(model)
     found = recommend(advice, Case(source, read_architecture(source.folder), detect(runs)))
     return replace(found, data={**found.data, "model": model})
+
+
+def _answered(wish: str, advice: Advice, reader: Reader | None) -> Advice:
+    """The open question, answered by the reader where there is one and it is sure enough."""
+    answers = " or ".join(f"--choose {choice}" for choice in advice.choices)
+    cure = f"say it again with {answers}"
+    if reader is None:
+        raise Waiting(str(advice.question), cure)
+    leaning = reader(wish, advice.choices)
+    choices = f"{leaning.share:.0%} of its belief in {len(advice.choices)} choices"
+    said = f"{leaning.reader} leans to {leaning.recipe} ({choices})"
+    if leaning.share < SURE:
+        raise Waiting(f"{advice.question} {said}, which is too little to choose", cure)
+    settled = understand(wish, chosen=leaning.recipe)
+    why = f"{leaning.recipe}: {said}, since the rules leave it open: {advice.question}"
+    return replace(settled, reasons=(settled.reasons[0], why, *settled.reasons[2:]))
 
 
 def as_yaml(found: Recommendation) -> str:

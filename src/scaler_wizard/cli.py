@@ -14,6 +14,7 @@ import typer
 from scaler_wizard.errors import ScalerError
 
 if TYPE_CHECKING:
+    from scaler_wizard.advise import Reader
     from scaler_wizard.phases import Plan
     from scaler_wizard.run import Run
 
@@ -116,6 +117,9 @@ def wish(
     text: Annotated[str, typer.Argument(help="What you want, in your own words (en, pt, es, fr, de, zh).")],
     model: Annotated[str | None, typer.Option(help="Fit it to this model and this machine.")] = None,
     choose: Annotated[str | None, typer.Option(help="A recipe, in answer to the question.")] = None,
+    reader: Annotated[
+        str | None, typer.Option(help="A local model that answers the question where the rules have one.")
+    ] = None,
     out: Annotated[Path | None, typer.Option("-o", "--out", help="Write the recipe to this file.")] = None,
     runs: Runs = RUNS,
     as_json: Json = False,
@@ -124,7 +128,7 @@ def wish(
     from scaler_wizard.advise import advised, as_yaml
     from scaler_wizard.run import write_whole
 
-    found = advised(text, model=model, choose=choose, runs=runs)
+    found = advised(text, model=model, choose=choose, runs=runs, reader=_reader(reader))
     for reason in found.reasons:
         _talk(f"- {reason}")
     if out is not None:
@@ -134,6 +138,14 @@ def wish(
         _print_json({"recipe": found.name, "settings": found.data, "reasons": found.reasons})
     else:
         typer.echo(as_yaml(found), nl=False)
+
+
+def _reader(model: str | None) -> Reader | None:
+    if model is None:
+        return None
+    from scaler_wizard.wish_reader import WishReader  # imports torch
+
+    return WishReader(model)
 
 
 @app.command()
