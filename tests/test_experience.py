@@ -7,7 +7,9 @@ import pytest
 
 from ended_run import NUMBER, ended
 from scaler_wizard.errors import ScalerError
-from scaler_wizard.experience import Experience, experience, load
+from scaler_wizard.experience import SHIPPED, TIME, Experience, error_note, experience, load, spread
+from scaler_wizard.phases import Plan
+from scaler_wizard.recipe import load_yaml
 from scaler_wizard.record import to_json
 
 
@@ -59,3 +61,19 @@ def test_what_is_written_is_read_again_and_other_lines_are_refused(tmp_path: Pat
     file.write_text("not json\n")
     with pytest.raises(ScalerError, match="JSON lines"):
         load(file)
+
+
+def test_how_far_off_estimates_were_is_a_share_of_the_runs_themselves() -> None:
+    (one, *_) = runs = load(SHIPPED)
+    low, high = spread(runs, *TIME)
+    ratios = [sum(p.cpu_seconds or 0 for p in r.phases) / sum(p.estimated_seconds or 0 for p in r.phases) for r in runs]
+    inside = sum(low <= ratio <= high for ratio in ratios) / len(ratios)
+    assert 0.75 <= inside <= 0.85 and low < 1
+    half = [p.model_copy(update={"cpu_seconds": 1.0, "estimated_seconds": 2.0}) for p in one.phases]
+    assert spread([one.model_copy(update={"phases": tuple(half)})], *TIME) == (0.5, 0.5)
+
+
+def test_nothing_is_said_of_how_far_off_the_plan_of_a_much_larger_model_is(tmp_path: Path) -> None:
+    plan = Plan.read(load_yaml(ended(tmp_path).folder / "plan.yaml"), "plan.yaml")
+    assert "times the memory" in error_note(plan)
+    assert "not known" in error_note(plan.model_copy(update={"parameters": 10**9}))

@@ -25,7 +25,7 @@ from scaler_wizard.target import parse_target, solve
 from scaler_wizard.wishes import Advice, understand
 
 LEAST_GROWTH = 1.05
-SURE = 0.75
+SURE = 0.9
 """Belief in one choice from which a reader's answer is taken; a small model is often wrong (docs/log.md)."""
 DAY = 24 * 3600.0
 

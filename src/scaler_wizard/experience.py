@@ -7,9 +7,11 @@ about once a second, so a short peak between two looks is missed.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
+
+import numpy as np
 
 from scaler_wizard.architecture import Blueprint
 from scaler_wizard.errors import ScalerError
@@ -219,3 +221,40 @@ def load(file: Path) -> tuple[Experience, ...]:
     except (OSError, ValueError):
         raise ScalerError(f"{file.name}: cannot be read as JSON lines", "check the path, or export it again") from None
     return tuple(Experience.read(row, f"{file.name}: line {number}") for number, row in enumerate(rows, 1))
+
+
+# -- how far off estimates were ----------------------------------------------------------------------------------------
+
+SPREAD = (0.1, 0.9)
+"""Four of five lie between these shares of all."""
+REACH = 4.0
+"""How many times larger than every run a plan may be before nothing is known of it."""
+
+
+def error_note(plan: Plan) -> str:
+    """How far off such estimates were on the shipped runs, as a sentence; says so where no run was as large."""
+    runs = load(SHIPPED) if SHIPPED.is_file() else ()
+    largest = max((phase.parameters for one in runs for phase in one.phases), default=0)
+    if plan.parameters > REACH * largest:
+        return "how far off these estimates are is not known: no run of this size was compared with its own"
+    time, memory = (spread(runs, measured, expected) for measured, expected in (TIME, MEMORY))
+    return (
+        f"four of five of {len(runs)} small runs needed {time[0]:.2g} to {time[1]:.2g} times the estimated processor "
+        f"time, and {memory[0]:.2g} to {memory[1]:.2g} times the memory; by phase: scaler learn plan.yaml"
+    )
+
+
+TIME = ("cpu_seconds", "estimated_seconds")
+MEMORY = ("peak_bytes", "estimated_bytes")
+
+
+def spread(runs: Sequence[Experience], measured: str, expected: str) -> tuple[float, float]:
+    """Between which multiples of the estimate four of five runs lay: time adds up, memory is the largest phase's."""
+    over = sum if measured == "cpu_seconds" else max
+    ratios = [
+        over(getattr(phase, measured) or 0 for phase in one.phases)
+        / over(getattr(phase, expected) or 0 for phase in one.phases)
+        for one in runs
+    ]
+    low, high = np.quantile(ratios, SPREAD)
+    return float(low), float(high)

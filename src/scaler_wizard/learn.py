@@ -18,7 +18,7 @@ import yaml
 from pydantic import Field
 
 from scaler_wizard.errors import ScalerError
-from scaler_wizard.experience import SHIPPED, Experience, PhaseNeeds, experience, load, planned
+from scaler_wizard.experience import REACH, SHIPPED, Experience, PhaseNeeds, experience, load, planned
 from scaler_wizard.hardware import GIB
 from scaler_wizard.phases import Plan, Train
 from scaler_wizard.recipe import load_yaml
@@ -29,8 +29,6 @@ LEAST = 20
 """Runs below which nothing is known."""
 BAND = 0.8
 FOLDS = 5
-REACH = 4.0
-"""How many times larger or smaller than every run a plan may be before it is unlike all of them."""
 KINDS = ("baseline", "grow", "extend", "heal", "export")
 LEARNERS = ("none", "new", "lora", "all")
 RUN_FEATURES = ("growth", "stretch", "tokens", "learning_rate", *(f"trains {name}" for name in LEARNERS))

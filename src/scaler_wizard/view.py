@@ -28,6 +28,8 @@ def plan_table(plan: Plan) -> Iterator[Table | str]:
     """What would be done, before anything is: phases with their time, memory and disk, then notes."""
     from rich.table import Table
 
+    from scaler_wizard.experience import error_note  # reads files: only a plan needs it
+
     base = plan.base
     yield (
         f"{base.name}: {base.parameters:,} -> {plan.parameters:,} parameters, "
@@ -39,7 +41,7 @@ def plan_table(plan: Plan) -> Iterator[Table | str]:
     total = plan.estimate
     table.add_row("", "all", duration(total.seconds), size(total.memory_bytes), size(total.disk_bytes))
     yield table
-    yield f"Times and memory: {plan.phases[0].estimate.basis}."
+    yield f"Times and memory: {plan.phases[0].estimate.basis}; {error_note(plan)}."
     for note in plan.notes:
         yield f"- {note}"
 

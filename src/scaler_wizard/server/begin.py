@@ -15,6 +15,7 @@ from scaler_wizard.advise import advised
 from scaler_wizard.architecture import Blueprint, read_architecture
 from scaler_wizard.contract import VERSION, Contract, sign, text_hash
 from scaler_wizard.errors import ScalerError
+from scaler_wizard.experience import error_note
 from scaler_wizard.grow import grown
 from scaler_wizard.hardware import Hardware, detect
 from scaler_wizard.models import resolve
@@ -208,7 +209,7 @@ def plan_view(plan: Plan, recipe: Mapping[str, Any], runs: Path) -> PlanView:
         trains=train.train if train else None,
         tokens=train.steps * train.windows_per_step * train.window if train else None,
         lora_rank=train.lora_rank if train and train.train == "lora" else None,
-        notes=plan.notes,
+        notes=(*plan.notes, error_note(plan)),
         recipe=yaml.safe_dump(dict(recipe), sort_keys=False, allow_unicode=True),
     )
 
