@@ -125,6 +125,7 @@ def advised(
     advice = understand(wish, chosen=choose)
     if advice.recipe is None:
         advice = _answered(wish, advice, reader)
+    assert advice.recipe is not None
     if model is None:
         unfitted = "not fitted to a model yet: name one with --model, or later with --set model=..."
         return Recommendation(advice.recipe, _fields(advice), None, (*advice.reasons, unfitted))
