@@ -6,7 +6,7 @@
 `io` reads the inputs and writes as many bytes as the output has, in 256 KB pieces, without any arithmetic. `ours` is
 reading the recipe, preflight and writing in a fresh process; `process` adds the start of Python and its imports;
 `safe` also hashes what is written and flushes it to the disk. Medians of the rounds; mergekit runs the very same YAML.
-Seconds are CPU seconds, so that other work on the machine disturbs little; `--wall` takes wall time on a quiet one.
+Seconds are wall time, for a quiet machine; `--cpu` takes CPU seconds, which other work on it disturbs less.
 Limits hold for `ours` / `io`, for 64 MB of memory, and for mergekit / `process`.
 """
 
@@ -82,15 +82,16 @@ def main() -> int:
     options = _options()
     options.work.mkdir(parents=True, exist_ok=True)
     layers = _layers(options.gigabytes)
-    base = _make(options.work / "base", layers)
-    tunes = [_tuned(base, options.work / f"tune-{number}", number) for number in range(MODELS)]
+    base = _there(options.work / "base") or _make(options.work / "base", layers)
+    folders = [options.work / f"tune-{number}" for number in range(MODELS)]
+    tunes = [_there(folder) or _tuned(base, folder, number) for number, folder in enumerate(folders)]
     size = sum(file.stat().st_size for file in base.iterdir())
     print(f"Python {platform.python_version()}, numpy {np.__version__}, {os.cpu_count()} processors")
     if options.mergekit:
         print(_version(options.mergekit))
     print(
         f"Llama, bf16, {layers} layers, {size / 1e9:.2f} GB, {MODELS} models, {options.threads} threads, "
-        f"{options.rounds} rounds, medians, {'wall' if options.wall else 'CPU'} seconds\n"
+        f"{options.rounds} rounds, medians, {'CPU' if options.cpu else 'wall'} seconds\n"
     )
     print(
         "| method | io | ours | ratio | limit | process | safe | peak MB | mergekit | its peak MB | mergekit / ours |"
@@ -98,7 +99,8 @@ def main() -> int:
     print("|---" * 11 + "|")
     chosen = [case for case in CASES if not options.only or case.method in options.only]
     broken = [case.method for case in chosen if not _race(case, base, tunes, options)]
-    shutil.rmtree(options.work)
+    if not options.keep:
+        shutil.rmtree(options.work)
     print(f"\noutside the limits: {', '.join(broken)}" if broken else "\nall within their limits")
     return 1 if broken else 0
 
@@ -108,11 +110,17 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--work", type=Path, default=Path("merge-benchmark"), help="folder; removed at the end")
     parser.add_argument("--gigabytes", type=float, default=0.5)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--wall", action="store_true", help="wall time instead of CPU time")
+    parser.add_argument("--threads", type=int, default=2, help="as scaler merge does")
+    parser.add_argument("--cpu", action="store_true", help="CPU time instead of wall time")
+    parser.add_argument("--keep", action="store_true", help="leave the models for the next time")
     parser.add_argument("--only", nargs="*", help="methods")
     parser.add_argument("--mergekit", type=Path, help="python of an environment with mergekit")
     return parser.parse_args()
+
+
+def _there(folder: Path) -> Path | None:
+    """A model that an earlier run has left."""
+    return folder if (folder / "config.json").is_file() else None
 
 
 def _race(case: Case, base: Path, tunes: list[Path], options: argparse.Namespace) -> bool:
@@ -125,7 +133,7 @@ def _race(case: Case, base: Path, tunes: list[Path], options: argparse.Namespace
         for way in ("ours", "safe"):
             out = _empty(work / "out")
             command = [sys.executable, "-c", CHILD, str(recipe), str(out), way, str(options.threads)]
-            command.append("wall" if options.wall else "cpu")
+            command.append("cpu" if options.cpu else "wall")
             seconds, text = _timed(lambda command=command: _run(command), options)
             said: dict[str, Any] = json.loads(text.stdout)
             assert not said["heavy"], said["heavy"]
@@ -171,7 +179,7 @@ def _timed(work: Callable[[], Result], options: argparse.Namespace) -> tuple[flo
     result = work()
     ended = os.times()
     cpu = sum(ended[:4]) - sum(started[:4])
-    return time.perf_counter() - clock if options.wall else cpu, result
+    return cpu if options.cpu else time.perf_counter() - clock, result
 
 
 def _run(command: list[str]) -> subprocess.CompletedProcess[str]:

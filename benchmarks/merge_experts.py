@@ -25,8 +25,9 @@ import numpy as np
 import torch
 import transformers
 
+from scaler_wizard.adapting import AdapterMerge, merge_adapters
 from scaler_wizard.data import encode, load_corpus, training_windows
-from scaler_wizard.judging import domain_windows
+from scaler_wizard.judging import Exam, domain_windows
 from scaler_wizard.lora import add_lora
 from scaler_wizard.merge import METHODS, Method
 from scaler_wizard.merge.recipe import read_merge
@@ -40,9 +41,12 @@ METHOD_SETTINGS: dict[str, tuple[dict[str, float], dict[str, float]]] = {
     "linear": ({}, {}),
     "task_arithmetic": ({}, {}),
     "ties": ({"density": 0.5}, {}),
+    "dare_linear": ({"density": 0.8}, {}),
     "dare_ties": ({"density": 0.8}, {}),
-    "breadcrumbs": ({"density": 0.9}, {}),
     "della_linear": ({"density": 0.7}, {}),
+    "della": ({"density": 0.7}, {}),
+    "breadcrumbs": ({"density": 0.9}, {}),
+    "breadcrumbs_ties": ({"density": 0.9}, {}),
     "multislerp": ({}, {}),
     "model_stock": ({}, {}),
     "sce": ({}, {"select_topk": 0.5}),
@@ -50,6 +54,8 @@ METHOD_SETTINGS: dict[str, tuple[dict[str, float], dict[str, float]]] = {
     "iso_c": ({}, {}),
 }
 """Settings of each model, and of the method."""
+UNSEARCHED = ("averaging", "model_stock", "sce", "tsv", "iso_c")
+"""Plain averaging as it is; two without weights; two that need minutes of singular values for each try."""
 WEIGHTLESS = ("model_stock", "sce", "tsv", "iso_c")
 
 
@@ -71,17 +77,17 @@ def main() -> int:
     print(f"trained in {time.process_time() - begun:.0f} CPU seconds", flush=True)
     cut: dict[str, Any] = {"length": length}
     calibration = domain_windows(texts, tokenizer, "calibration", count=options.windows, **cut)
-    heldout = domain_windows(texts, tokenizer, "heldout", count=2 * options.windows, **cut)
-    first = _method("task_arithmetic", base, adapters, 1.0)
-    choose, final = Bench(prepare(first), calibration), Bench(prepare(first), heldout)
+    heldout = domain_windows(texts, tokenizer, "heldout", count=4 * options.windows, **cut)
+    ready = prepare(_method("task_arithmetic", base, adapters, 1.0))
+    choose, final = Bench(ready, Exam(calibration, tokenizer)), Bench(ready, Exam(heldout, tokenizer))
     for name in texts:
-        losses = {key.rpartition("/")[2]: round(float(found[name].mean()), 3) for key, found in final.parents.items()}
-        print(f"{name}: {losses}", flush=True)
+        held = {key.rpartition("/")[2]: found.losses[name].mean() for key, found in final.parents.items()}
+        print(f"{name}: {', '.join(f'{key} {loss:.3f}' for key, loss in held.items())}", flush=True)
     print(f"\n| method | tries | {' | '.join(texts)} | worst | weights |\n|---|---|{'---|' * len(texts)}---|---|")
-    _row("averaging", "linear", base, adapters, choose, final, tries=1)
-    for name in METHOD_SETTINGS:
-        if not options.only or name in options.only:
-            _row(name, name, base, adapters, choose, final, tries=options.tries)
+    for name in options.only or ("averaging", *METHOD_SETTINGS, "knots"):
+        chosen = adapters if name != "knots" else _fused(adapters, options.work)
+        method = {"averaging": "linear", "knots": "task_arithmetic"}.get(name, name)
+        _row(name, method, base, chosen, choose, final, tries=1 if name in UNSEARCHED else options.tries)
     print(f"\n{time.process_time() - begun:.0f} CPU seconds in all")
     return 0
 
@@ -98,7 +104,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--windows", type=int, default=16)
     parser.add_argument("--tries", type=int, default=24)
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--only", nargs="*", help="methods")
+    parser.add_argument("--only", nargs="*", help="methods, `averaging` and `knots` among them")
     return parser.parse_args()
 
 
@@ -134,7 +140,10 @@ def _expert(base: Path, text: str, folder: Path, length: int, options: argparse.
     for step in range(options.steps):
         picks = np.arange(step * options.batch, (step + 1) * options.batch) % len(ids)
         batch = torch.from_numpy(ids[picks].astype(np.int64))
-        model(batch, labels=batch).loss.backward()
+        with torch.autocast("cpu", torch.bfloat16, enabled=options.model != "embedded"):
+            loss = model(batch, labels=batch).loss
+        loss.backward()
+        print(f"{folder.name} {step + 1}/{options.steps}: {loss.item():.3f}", file=sys.stderr, flush=True)
         torch.nn.utils.clip_grad_norm_(learning, 1.0)
         optimiser.step()
         schedule.step()
@@ -151,13 +160,22 @@ def _method(name: str, base: Path, adapters: dict[str, Path], weight: float) -> 
     return read_merge({"method": name, "models": models, **named, **general}, name, METHODS)
 
 
+def _fused(adapters: dict[str, Path], work: Path) -> dict[str, Path]:
+    """One adapter of all, by KnOTS-TIES; its weight is searched."""
+    block = {"method": "knots", "density": 0.5, "adapters": [{"adapter": str(one)} for one in adapters.values()]}
+    return {"knots": merge_adapters(AdapterMerge.read(block, "knots"), work / "knots", force=True).folder}
+
+
 def _row(
     title: str, name: str, base: Path, adapters: dict[str, Path], choose: Bench, final: Bench, *, tries: int
 ) -> None:
     """Search on calibration text, measure the best on held-out text."""
-    method = _method(name, base, adapters, 1 / len(adapters) if title == "averaging" else 0.6)
-    seen, best = coordinate_search(method, choose.score, tries=tries)
-    found = final.score(seen[best][0])
+    method = _method(name, base, adapters, 1 / len(adapters) if title == "averaging" else 1.0)
+    seen: list[Any] = [(method, None)]
+    best = 0
+    if tries > 1:
+        seen, best = coordinate_search(method, choose.like(prepare(method)).score, tries=tries)
+    found = final.like(prepare(seen[best][0])).score(seen[best][0])
     kept = " | ".join(f"{share:.1%}" for share in found.kept.values())
     weights = ", ".join(f"{value:g}" for value in found.weights.values())
     print(f"| {title} | {len(seen)} | {kept} | {min(found.kept.values()):.1%} | {weights} |", flush=True)

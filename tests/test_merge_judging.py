@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -13,14 +14,16 @@ from typer.testing import CliRunner
 
 from scaler_wizard.cli import app
 from scaler_wizard.errors import ScalerError
-from scaler_wizard.judging import judge
+from scaler_wizard.evals.hops import two_hops
+from scaler_wizard.judging import Answers, judge
 from scaler_wizard.merge import METHODS, Method
 from scaler_wizard.merge.conflicts import Conflicts, find_conflicts
-from scaler_wizard.merge.recipe import read_merge
+from scaler_wizard.merge.knobs import knobs
+from scaler_wizard.merge.recipe import WeightSearch, read_merge
 from scaler_wizard.merging import MERGE, prepare
 from scaler_wizard.models import EMBEDDED, load_tokenizer
 from scaler_wizard.record import from_json
-from scaler_wizard.searching import JUDGEMENT, Found, Search, Try, coordinate_search, knobs, search_and_merge
+from scaler_wizard.searching import JUDGEMENT, Found, Try, coordinate_search, search_and_merge
 from tiny_models import load, make
 
 
@@ -90,37 +93,81 @@ def test_without_a_base_there_are_no_changes_to_compare(tmp_path: Path) -> None:
 # -- after ------------------------------------------------------------------------------------------------------------
 
 
-def losses(mean: float, *, spread: float = 0.01, seed: int = 0) -> Any:
-    return mean + np.random.default_rng(seed).standard_normal(40) * spread
+def read(mean: float, *, right: float = 0.5, spread: float = 0.01, seed: int = 0) -> tuple[Any, Any]:
+    """Losses and accuracies of 40 windows."""
+    noise = np.random.default_rng(seed).standard_normal((2, 40)) * spread
+    return mean + noise[0], right + noise[1]
+
+
+def answers(**domains: Any) -> Answers:
+    return Answers({name: one[0] for name, one in domains.items()}, {name: one[1] for name, one in domains.items()})
 
 
 PARENTS = {
-    "coder": {"code": losses(2.0), "prose": losses(3.5)},
-    "writer": {"code": losses(2.8), "prose": losses(3.0)},
+    "coder": answers(code=read(2.0, right=0.6), prose=read(3.5, right=0.3)),
+    "writer": answers(code=read(2.8, right=0.4), prose=read(3.0, right=0.5)),
 }
 
 
 def test_as_good_as_the_best_parent_everywhere_is_one() -> None:
-    found = judge({"code": PARENTS["coder"]["code"], "prose": PARENTS["writer"]["prose"]}, PARENTS)
-    assert found.vibe.value == pytest.approx(1) and [one.best for one in found.domains] == ["coder", "writer"]
+    found = judge(answers(code=read(2.0, right=0.6), prose=read(3.0, right=0.5)), PARENTS)
+    assert found.vibe.value == pytest.approx(1)
+    assert [measure.best for one in found.domains for measure in one.measures] == ["coder", "coder", "writer", "writer"]
     assert "loses to no best parent" in found.sentence and "beats it nowhere" in found.sentence
 
 
 def test_a_merge_that_loses_says_so() -> None:
-    found = judge({"code": losses(2.0), "prose": losses(3.2, seed=1)}, PARENTS)
-    assert "loses to the best parent on 1 of 2 kinds of text, most on prose, by 0." in found.sentence
-    assert found.vibe.value == pytest.approx((1 + np.exp(-0.2)) / 2, abs=3e-3)
+    found = judge(answers(code=read(2.0, right=0.6), prose=read(3.2, right=0.5, seed=1)), PARENTS)
+    assert "loses to the best parent in 1 of 2 domains, most on prose, by 0." in found.sentence
+    assert found.vibe.value == pytest.approx((1 + (np.exp(-0.2) + 1) / 2) / 2, abs=3e-3)
     assert found.vibe.low < found.vibe.value <= found.vibe.high
+    assert [one.name for one in found.losing] == ["prose"]
+
+
+def test_accuracy_counts_beside_the_loss() -> None:
+    found = judge(answers(code=read(2.0, right=0.45), prose=read(3.0, right=0.5)), PARENTS)
+    assert found.domains[0].measures[1].kept == pytest.approx(0.75, abs=5e-3)
+    assert found.vibe.value == pytest.approx((1 + 0.75) / 2 / 2 + 0.5, abs=5e-3)
+    assert "most on code, by 15.0 points of accuracy" in found.sentence
 
 
 def test_only_significant_gains_are_credited() -> None:
-    clear = judge({"code": losses(1.9), "prose": losses(3.2)}, PARENTS)
-    assert clear.domains[0].credit == pytest.approx(np.exp(0.1) - 1, abs=1e-3)
-    assert clear.vibe.value == pytest.approx((np.exp(0.1) + np.exp(-0.2)) / 2, abs=1e-3)
-    chance = judge({"code": losses(1.98, spread=0.5, seed=3), "prose": losses(3.2)}, PARENTS)
-    assert chance.domains[0].credit == 0.0
-    everywhere = judge({"code": losses(1.5), "prose": losses(2.5)}, PARENTS)
+    clear = judge(answers(code=read(1.9, right=0.6), prose=read(3.2, right=0.5)), PARENTS)
+    assert clear.domains[0].measures[0].credit == pytest.approx(np.exp(0.1) - 1, abs=1e-3)
+    assert clear.vibe.value == pytest.approx(((np.exp(0.1) + 1) / 2 + (np.exp(-0.2) + 1) / 2) / 2, abs=1e-3)
+    chance = judge(answers(code=read(1.98, right=0.6, spread=0.5, seed=3), prose=read(3.2)), PARENTS)
+    assert chance.domains[0].measures[0].credit == 0.0
+    everywhere = judge(answers(code=read(1.5, right=0.8), prose=read(2.5, right=0.7)), PARENTS)
     assert everywhere.vibe.value == 1.0  # never above
+
+
+def test_interference_is_the_lost_share_of_the_gain_over_the_base() -> None:
+    base = answers(code=read(3.0), prose=read(3.6))
+    found = judge(answers(code=read(2.25), prose=read(3.0)), PARENTS, base=base)
+    assert [one.interference for one in found.domains] == [pytest.approx(0.25, abs=1e-3), pytest.approx(0, abs=1e-3)]
+    assert judge(answers(code=read(2.25), prose=read(3.0)), PARENTS).domains[0].interference is None
+
+
+def test_questions_that_even_the_best_parent_guesses_do_not_count() -> None:
+    def asked(share: float) -> Answers:
+        return Answers({}, {"two hops": np.array([1.0] * int(80 * share) + [0.0] * (80 - int(80 * share)))})
+
+    text = answers(code=read(2.0))
+    guessing, knowing = asked(0.25), asked(0.9)
+    both = {key: Answers(text.losses, {**text.right, **one.right}) for key, one in (("g", guessing), ("k", knowing))}
+    chances = {"two hops": 0.25}
+    ignored = judge(both["g"], {"parent": both["g"]}, chances=chances)
+    assert not ignored.domains[1].counts and ignored.vibe.value == pytest.approx(1)
+    lost = judge(both["g"], {"parent": both["k"]}, chances=chances)
+    assert lost.domains[1].loses and lost.vibe.value == pytest.approx((1 + 20 / 72) / 2, abs=1e-3)
+
+
+def test_two_hops_are_answered_from_the_text_alone() -> None:
+    for question in two_hops(20, seed=3):
+        asked = question.prompt.rpartition(" So ")[2].split("'")[0]
+        friend = re.search(rf"{asked} works with (\w+)\.", question.prompt)[1]  # type: ignore[index]
+        assert f"{friend} lives in {question.choices[question.right]}." in question.prompt
+        assert len(set(question.choices)) == 4
 
 
 # -- searching --------------------------------------------------------------------------------------------------------
@@ -166,7 +213,7 @@ def test_weights_are_chosen_on_calibration_text_and_judged_on_other_text(tmp_pat
     assert 2 <= len(found.tries) <= 12 and found.tries[found.best].score > found.tries[0].score
     recipe = from_json((tmp_path / "out" / MERGE).read_text())["recipe"]
     assert [model["weight"] for model in recipe["models"]] == list(found.tries[found.best].weights.values())[:2]
-    assert {one.name for one in found.judgement.domains} == set(texts)
+    assert {one.name for one in found.judgement.domains} == {*texts, "two hops"}
     assert found.judgement.vibe.low <= found.judgement.vibe.value <= 1
     assert found.judgement.sentence in answer.output
 
@@ -191,4 +238,4 @@ def test_a_merge_without_weights_is_not_searched(tmp_path: Path) -> None:
     models = [changed(base, tmp_path / str(seed), noise(seed, 0.02)) for seed in (1, 2)]
     block = {"method": "model_stock", "base": str(base), "models": [{"model": str(model)} for model in models]}
     with pytest.raises(ScalerError, match="no single weights to turn"):
-        search_and_merge(read_merge(block, "r", METHODS), Search(texts={"kjv": "kjv"}), tmp_path / "out")
+        search_and_merge(read_merge(block, "r", METHODS), WeightSearch(texts={"kjv": "kjv"}), tmp_path / "out")

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import os
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -181,6 +183,40 @@ def test_a_method_is_its_fp64_reference_rounded_once(family: dict[str, Path], tm
     elements = sum(value.size for value in base.values())
     assert differ <= LARGEST_SHARE * elements
     assert undecided <= 0.002 * elements  # two weighted changes that cancel
+
+
+def exact_ties(base: float, changes: Sequence[float], scale: Fraction) -> tuple[Fraction, bool]:
+    """The merged number without any rounding, and whether the weighted changes cancel exactly."""
+    pairs = [(Fraction(str(weight)), Fraction(float(change))) for weight, change in zip(WEIGHTS, changes, strict=True)]
+    total = sum(weight * change for weight, change in pairs)
+    agreeing = [(weight, change) for weight, change in pairs if change * (1 if total >= 0 else -1) > 0]
+    weights = sum(weight for weight, _ in agreeing) or Fraction(1)
+    merged = Fraction(float(base)) + scale * sum(weight * change for weight, change in agreeing) / weights
+    return merged, total == 0
+
+
+def is_between_two(value: Fraction) -> bool:
+    """Whether a number lies exactly halfway between two neighbours in bfloat16 (or is 0, where only signs differ)."""
+    if value == 0:
+        return True
+    steps = 2 * abs(value) / Fraction(2) ** (math.frexp(float(value))[1] - 8)
+    return steps.denominator == 1 and steps.numerator % 2 == 1
+
+
+def test_decimal_weights_differ_from_fp64_only_where_exact_arithmetic_finds_a_tie(
+    family: dict[str, Path], tmp_path: Path
+) -> None:
+    found = merged(family, tmp_path / "out", recipe(family, "ties", TRIMMED, scale=0.9))
+    base, models = tensors(family["base"]), [tensors(family[name]) for name in "abc"]
+    differ = decided = 0
+    for name, ours in found.items():
+        trimmed = [reference.largest(vector, 0.3) for vector in vectors(base[name], [one[name] for one in models])]
+        whole = base[name] + 0.9 * reference.elect(trimmed, WEIGHTS, normalize=True)
+        for place in zip(*np.nonzero(ours != torch.from_numpy(whole).bfloat16().double().numpy()), strict=True):
+            value, cancels = exact_ties(base[name][place], [one[place] for one in trimmed], Fraction("0.9"))
+            differ += 1
+            decided += not (cancels or is_between_two(value))
+    assert differ > 0 and decided == 0
 
 
 @pytest.mark.parametrize("method", ["dare_linear", "dare_ties"])

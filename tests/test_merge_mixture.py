@@ -77,6 +77,31 @@ def test_a_router_sends_the_prompts_to_their_experts(tmp_path: Path) -> None:
         assert np.isclose(np.mean([float(mean[expert] - mean.mean()) for mean in means]), GAP, rtol=0.15)
 
 
+def test_routers_learn_and_nothing_else_does(tmp_path: Path) -> None:
+    broken = tmp_path / "broken"
+    model = load(EMBEDDED)
+    for name, parameter in model.named_parameters():
+        if "mlp" in name:
+            parameter.data.zero_()
+    model.save_pretrained(broken)
+    block: dict[str, object] = {
+        "base": "embedded",
+        "experts": [{"model": str(broken)}, {"model": "embedded"}],
+        "active": 2,
+        "router": "zero",
+    }
+    untrained = mix_models(Mixture.read(block, "recipe"), tmp_path / "untrained")
+    block["train"] = {"steps": 20, "length": 64, "learning_rate": 0.02}
+    trained = mix_models(Mixture.read(block, "recipe"), tmp_path / "trained")
+    losses = trained.lineage.router_losses
+    assert untrained.lineage.router_losses is None
+    assert losses is not None and losses.after < losses.before - 0.05  # the broken expert is asked less
+    before, after = (load_file(folder / "model.safetensors") for folder in (untrained.folder, trained.folder))
+    changed = {name for name in before if not torch.equal(before[name], after[name])}
+    assert changed == set(_router_names(trained.folder))
+    assert not (trained.folder / "routers.safetensors").exists()
+
+
 def _router_names(folder: Path) -> list[str]:
     names = [name for name in load_file(folder / "model.safetensors") if name.endswith("gate.weight")]
     return sorted(names, key=lambda name: int(name.split(".")[2]))
@@ -89,6 +114,7 @@ def _router_names(folder: Path) -> list[str]:
         ({"router": "zero", "active": 1}, "the same experts"),
         ({"router": "hidden"}, "needs `prompts` for every expert"),
         ({"actve": 2}, "did you mean active"),
+        ({"active": 1, "train": {"steps": 2}}, "nothing is learnt"),
     ],
 )
 def test_a_mixture_that_cannot_be_is_refused(tmp_path: Path, changes: dict[str, object], said: str) -> None:

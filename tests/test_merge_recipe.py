@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import time
 from pathlib import Path
+from textwrap import dedent
 from typing import Any
 
 import pytest
@@ -36,7 +38,7 @@ def tuned(source: Path, folder: Path, seed: int) -> Path:
     model = load(source)
     generator = torch.Generator().manual_seed(seed)
     for parameter in model.parameters():
-        parameter.data += torch.randn(parameter.shape, generator=generator) * 0.02
+        parameter.data += (torch.randn(parameter.shape, generator=generator) * 0.02).to(parameter.dtype)
     model.save_pretrained(folder)
     return folder
 
@@ -325,6 +327,79 @@ def test_its_documented_examples_are_read(tmp_path: Path) -> None:
         """,
     )
     assert isinstance(soup, Linear) and [model.weight for model in soup.models] == [1.0, 0.3]
+
+
+EXAMPLES = {
+    "bio-merge": """
+        models:
+          - {model: A, parameters: {density: 0.5, weight: 0.5}}
+          - {model: B, parameters: {density: 0.5, weight: 0.5}}
+        merge_method: ties
+        base_model: BASE
+        parameters: {normalize: false, int8_mask: true}
+        dtype: float16
+        """,
+    "gradient-slerp": """
+        slices:
+          - sources: [{model: A, layer_range: [0, 40]}, {model: B, layer_range: [0, 40]}]
+        merge_method: slerp
+        base_model: A
+        parameters:
+          t:
+            - {filter: self_attn, value: [0, 0.5, 0.3, 0.7, 1]}
+            - {filter: mlp, value: [1, 0.5, 0.7, 0.3, 0]}
+            - value: 0.5
+        dtype: float16
+        """,
+    "linear": """
+        models:
+          - {model: A, parameters: {weight: 1.0}}
+          - {model: B, parameters: {weight: 0.3}}
+          - {model: BASE, parameters: {weight: 0.5}}
+        merge_method: linear
+        dtype: float16
+        """,
+    "44 layers": """
+        slices:
+          - sources: [{model: A, layer_range: [0, 24]}]
+          - sources: [{model: B, layer_range: [20, 40]}]
+        merge_method: passthrough
+        dtype: float16
+        """,
+    "ties": """
+        models:
+          - {model: A, parameters: {density: [1, 0.7, 0.1], weight: 1.0}}
+          - {model: B, parameters: {density: 0.33, weight: [{filter: mlp, value: 0.5}, {value: 0}]}}
+        merge_method: ties
+        base_model: BASE
+        parameters: {normalize: true, int8_mask: true}
+        dtype: float16
+        """,
+}
+"""The examples of its documentation, with our models' names."""
+
+
+@pytest.fixture(scope="module")
+def deep(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Models of 40 layers, as the examples have them."""
+    root = tmp_path_factory.mktemp("deep")
+    small = {"hidden_size": 8, "intermediate_size": 12, "head_dim": 2, "num_hidden_layers": 40}
+    base = make(root / "base", dtype="float16", **small)
+    return {"BASE": base} | {name: tuned(base, root / name, number) for number, name in enumerate("AB", 1)}
+
+
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_its_documented_examples_run(deep: dict[str, Path], tmp_path: Path, name: str) -> None:
+    text = re.sub(r"\b(A|B|BASE)\b", lambda found: str(deep[found[1]]), EXAMPLES[name])
+    (tmp_path / "kit.yaml").write_text(text)
+    merged = merge_models(tmp_path / "kit.yaml", tmp_path / "out").folder
+    assert load(merged).config.num_hidden_layers == (44 if name == "44 layers" else 40)
+
+
+def test_several_merges_in_one_file_are_refused_in_two_lines(tmp_path: Path) -> None:
+    with pytest.raises(ScalerError, match="several documents") as slip:
+        kit(tmp_path, f"{dedent(EXAMPLES['linear'])}\n---\n{dedent(EXAMPLES['ties'])}")
+    assert "a file of its own" in slip.value.cure
 
 
 def test_narrow_parameters_come_before_wide_ones_and_the_base_is_not_merged(tmp_path: Path) -> None:

@@ -137,6 +137,11 @@ def test_a_gate_behind_a_rollback_cannot_be_approved(server: Served, run: Run) -
     assert standing_gate(run, load_plan(run.folder / "plan.yaml")) is None
 
 
+def test_a_run_that_merges_nothing_has_no_fusion_to_show(server: Served, run: Run) -> None:
+    answer = server.ask("GET", f"/api/runs/{run.id}/fusion")
+    assert answer.status == 409 and "merges nothing" in answer.json["wrong"]
+
+
 def test_a_gate_can_be_given_more_time(server: Served, run: Run) -> None:
     gate = server.ask("GET", f"/api/runs/{run.id}").json["gate"]["id"]
     assert post(server, run, command("Extend", gate="gate-999"))[0] == 409
@@ -297,7 +302,16 @@ def test_no_field_of_a_recipe_is_lost_on_the_way_through_the_wizard(name: str) -
     assert ours == Recipe.read({"model": "embedded", **fields}, name)
 
 
-@pytest.mark.parametrize("more", [{"model": "/etc"}, {"data": "/etc"}, {"heal": 3}, {"gate": {"x": 1}}, {"allow": [1]}])
+@pytest.mark.parametrize(
+    "more",
+    [
+        *({"model": "/etc"}, {"data": "/etc"}, {"heal": 3}, {"gate": {"x": 1}}, {"allow": [1]}),
+        *({"merge": block} for block in (3, {"models": 4}, {"models": [{"model": "/etc"}]}, {"models": [{}]})),
+        {"merge": {"models": [{"model": "grown"}, {"model": "base"}], "search": {"texts": {"a": "/etc/passwd"}}}},
+        {"merge": {"models": [{"model": "grown"}, {"model": "base"}], "search": [1]}},
+        {"merge": {"models": [{"model": "grown"}], "base": "/etc"}},
+    ],
+)
 def test_what_comes_with_a_wish_is_checked_as_a_recipe_is(server: Served, more: dict[str, Any]) -> None:
     answer = server.ask("POST", "/api/plan", {"model": "embedded", "context": "2x", "more": more})
     assert answer.status == 409, answer

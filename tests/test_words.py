@@ -76,6 +76,7 @@ def sentences() -> list[str]:
         "grow": "growth 820K -> 1.24M",
         "extend": "window 128 -> 8K",
         "heal": "training on 197K tokens",
+        "merge": "merge with base",
         "export": "export",
     }
     base, worse = measured(), measured(rise=0.087, gain=-0.2, found=2, right=1)
@@ -87,8 +88,23 @@ def sentences() -> list[str]:
             for proof in ({}, {"proof": {"passed": False}}, {"proof": {"passed": True}}):
                 verdict = judge(change, baseline=base, before=base, after=after, evidence=proof, limits=GateLimits())
                 found |= {verdict.sentence, *verdict.reasons}
+    found |= merged(base)
     found |= {line.partition(". ")[2] for line in Contract().text().splitlines()} | set(tripped())
     return sorted(found)
+
+
+def merged(base: Measurement) -> set[str]:
+    """What a gate says of a merge that loses nowhere, and of one that loses everywhere."""
+    found: set[str] = set()
+    for title, lost in product(("merge with base", "merge of 3 models"), (0.0, 0.2)):
+        gain = {"value": -lost, "low": -lost - 0.01, "high": 0.01 - lost}
+        measures = [{"what": what, "best": "base", "gain": gain} for what in ("loss", "accuracy")]
+        worth = {"domains": [{"name": "kjv", "counts": True, "measures": measures}], "vibe": {"value": 0.97}}
+        change, evidence = Change("merge", title, exact=False, next="export"), {"merge": {"judgement": worth}}
+        verdict = judge(change, baseline=base, before=base, after=base, evidence=evidence, limits=GateLimits())
+        assert verdict.action == ("ask" if lost else "pass")
+        found |= {verdict.sentence, *verdict.reasons}
+    return found
 
 
 def tripped() -> list[str]:

@@ -4,6 +4,7 @@ import type {
   Command,
   ContractView,
   Difference,
+  FusionView,
   Link,
   ModelRow,
   Outcome,
@@ -72,6 +73,7 @@ export const api = {
   preview: (id: string, to?: string) => ask<Preview>("GET", `${run(id)}/preview${to ? `?to=${to}` : ""}`),
   difference: (id: string, first: string, second: string) =>
     ask<Difference>("GET", `${run(id)}/difference?first=${first}&second=${second}`),
+  fusion: (id: string) => ask<FusionView>("GET", `${run(id)}/fusion`),
   feedback: (id: string, text: string) => ask<void>("POST", `${run(id)}/feedback`, { text }),
   eventsPath: (id: string) => `${run(id)}/events`,
   exportPath: (id: string) => `${run(id)}/export`,

@@ -22,6 +22,7 @@ from pydantic import Field, model_validator
 from scaler_wizard import __version__
 from scaler_wizard.beside import beside, put, refuse_place, sweep
 from scaler_wizard.errors import ScalerError
+from scaler_wizard.files import file_hash
 from scaler_wizard.merge.adapters import (
     CONFIG,
     PREFIX,
@@ -40,7 +41,6 @@ from scaler_wizard.merge.adapters import (
 )
 from scaler_wizard.recipe import load_yaml
 from scaler_wizard.record import Record, to_json
-from scaler_wizard.run import file_hash
 from scaler_wizard.weights.evaluate import Source
 
 RECORD = "merge.json"

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from scaler_wizard.errors import ScalerError
-from scaler_wizard.run import sync
+from scaler_wizard.files import sync
 
 
 def refuse_place(out: Path, record: str, *, force: bool) -> None:

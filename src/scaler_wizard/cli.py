@@ -486,10 +486,11 @@ def merge(
 ) -> None:
     """Merge models that were trained from one base; without --out only check whether they can be merged."""
     from scaler_wizard.adapting import load_adapters, merge_adapters
+    from scaler_wizard.merge.recipe import load_search
     from scaler_wizard.merging import merge_models, prepare
     from scaler_wizard.mixture import load_mixture, mix_models
     from scaler_wizard.screen import Bar
-    from scaler_wizard.searching import load_search, search_and_merge
+    from scaler_wizard.searching import search_and_merge
 
     adapters, mixture = load_adapters(recipe), load_mixture(recipe)
     if adapters is not None and out is not None:
@@ -667,7 +668,8 @@ def patterns(folder: Path, as_json: Json = False) -> None:
     for name, one in good.items():
         change = "unknown" if one.short_change is None else f"{one.short_change:+.2f}"
         wish = f"{one.recipe.growth:g}x, window {one.recipe.stretch:g}x, {one.recipe.train}"
-        typer.echo(f"{name:<28} {one.family:<12} {wish:<28} short loss {change}")
+        merged = "" if one.merge is None else f", {one.merge.method} merge: vibe {one.merge.vibe:.2f}"
+        typer.echo(f"{name:<28} {one.family:<12} {wish:<28} short loss {change}{merged}")
     for name, why in bad.items():
         _talk(f"refused {name}: {why}")
 

@@ -46,7 +46,7 @@ def conclude(story: Story) -> Conclusion:
     known = [(one.gain, one.sentence) for one in found if isinstance(one, Compared)]
     lost = tuple(sentence for gain, sentence in known if gain.high < 0)
     return Conclusion(
-        headline=" ".join([_made(story), *_climb(story), *_growth(story), *_warning(lost)]),
+        headline=" ".join([_made(story), *_climb(story), *_growth(story), *_merged(story), *_warning(lost)]),
         gained=tuple(sentence for gain, sentence in known if gain.low > 0),
         lost=lost,
         unchanged=tuple(sentence for gain, sentence in known if gain.low <= 0 <= gain.high),
@@ -71,6 +71,14 @@ def _climb(story: Story) -> Iterator[str]:
     stretched = [one.measurement for one in story.phases if isinstance(one.phase.change, Extend) and one.measurement]
     if story.baseline is not None and len(stretched) > 1:
         yield f"Before training: {sweet_spot(story.baseline, stretched, story.plan.gate).why}"
+
+
+def _merged(story: Story) -> Iterator[str]:
+    fusion = story.fusion
+    if fusion is not None:
+        others = " and ".join(name for name in fusion.parents if name != "grown")
+        low, high = fusion.vibe.low, fusion.vibe.high
+        yield f"It was merged with {others}. {fusion.sentence} (vibe {fusion.vibe.value:.2f}, {low:.2f} to {high:.2f})."
 
 
 def _warning(lost: tuple[str, ...]) -> Iterator[str]:

@@ -16,7 +16,7 @@ from threadpoolctl import threadpool_limits
 
 from scaler_wizard.architecture import Blueprint
 from scaler_wizard.metrics import MeasureSpec
-from scaler_wizard.phases import Estimate, Phase, Search, Train
+from scaler_wizard.phases import Estimate, Merge, Phase, Search, Train
 
 PROBE_SECONDS = 0.06
 MODEL_SHARE = 0.42
@@ -103,10 +103,18 @@ def training_flops(view: Blueprint, base: Blueprint, train: Train) -> float:
     return 3 * forward_flops(view, work) + (3 * forward_flops(base, work) if train.control else 0)
 
 
+def merging_flops(view: Blueprint, merge: Merge) -> float:
+    """Every parent and every try on calibration text, then the parents and the merged model on held-out text."""
+    search, parents = merge.search, len(merge.method.models) + (merge.method.base is not None)
+    windows = search.windows * (search.tries + parents) + 2 * search.windows * (parents + 1)
+    return forward_flops(view, Work(windows * search.length * len(search.texts), search.length))
+
+
 def phase_flops(phase: Phase, view: Blueprint, base: Blueprint, *, native: int) -> float:
     """Operations of a whole phase: what it trains and what it measures afterwards."""
     read = [] if phase.measure is None else measure_work(phase.measure, native)
     trained = training_flops(view, base, phase.change) if isinstance(phase.change, Train) else 0.0
+    trained += merging_flops(view, phase.change) if isinstance(phase.change, Merge) else 0.0
     return trained + sum(forward_flops(view, part) for part in read)
 
 

@@ -30,7 +30,7 @@ SHIPPED = Path(__file__).parent / "experience.jsonl"
 class PhaseNeeds(Record):
     """One phase: what it was, and what it took."""
 
-    kind: Literal["baseline", "grow", "extend", "heal", "export"]
+    kind: Literal["baseline", "grow", "extend", "heal", "merge", "export"]
     """What was done."""
     parameters: int
     """Of the model that was measured."""

@@ -44,7 +44,12 @@ def front_matter(story: Story) -> dict[str, Any]:
     base = story.plan.base
     known = base.licence is not None and HUB_LICENCE.fullmatch(base.licence) is not None
     licence = {"license": base.licence} if known else {"license": "other", "license_name": _line(base.licence)}
-    kinds = (("grown", story.grew), ("long-context", story.extended), ("trained", story.training is not None))
+    kinds = (
+        ("grown", story.grew),
+        ("long-context", story.extended),
+        ("trained", story.training is not None),
+        ("merge", story.fusion is not None),
+    )
     return {
         **licence,
         "base_model": _line(base.name),

@@ -15,7 +15,7 @@ from scaler_wizard.recipe import GateLimits
 from scaler_wizard.record import Record
 
 LONGEST = 120
-Kind = Literal["baseline", "grow", "extend", "heal", "export"]
+Kind = Literal["baseline", "grow", "extend", "heal", "merge", "export"]
 
 
 class Verdict(Record):
@@ -57,8 +57,9 @@ def judge(
     fatal = list(_fatal(change, after, evidence))
     if fatal:
         return Verdict(action="rollback", sentence=fit([f"{change.title} is not kept", fatal[0]], ": "), reasons=fatal)
-    reasons = list(_outside(change, baseline, after, limits))
-    sentence = canonical(change, baseline, before, after, asks=bool(reasons))
+    fusion = evidence.get("merge")
+    reasons = [*_losing(fusion), *_outside(change, baseline, after, limits)]
+    sentence = canonical(change, baseline, before, after, asks=bool(reasons), fusion=fusion)
     return Verdict(action="ask" if reasons else "pass", sentence=sentence, reasons=tuple(reasons))
 
 
@@ -91,8 +92,18 @@ def _outside(
     limits = _for_rung(limits) if change.kind == "extend" and change.healed_later else limits
     yield from _short(baseline, after, limits)
     yield from _knowledge(baseline, after, limits)
-    if change.kind in ("extend", "heal"):
+    if change.kind in ("extend", "heal", "merge"):
         yield from _long(baseline, after, limits)
+
+
+def _losing(fusion: Mapping[str, Any] | None) -> Iterator[str]:
+    """Where a merge is worse than the best of its parents, beyond chance."""
+    for domain in fusion["judgement"]["domains"] if fusion else ():
+        worse = [one for one in domain["measures"] if one["gain"]["high"] < 0] if domain["counts"] else []
+        for one in worse:
+            lost = f"{-one['gain']['value']:.3f} nats per token" if one["what"] == "loss" else ""
+            lost = lost or f"{-100 * one['gain']['value']:.1f} points of accuracy"
+            yield f"the merge loses {lost} on {domain['name']} against {one['best']}, its best parent there"
 
 
 def _for_rung(limits: GateLimits) -> GateLimits:
@@ -188,14 +199,26 @@ def vibe(baseline: Measurement, after: Measurement) -> float | None:
     return sum(kept) / len(kept) if kept else None
 
 
+def fused_vibe(evidence: Mapping[str, Any] | None) -> float | None:
+    """What a merge is worth against its parents (docs/explanation/merging.md); None where nothing was merged."""
+    fusion = (evidence or {}).get("merge")
+    return None if fusion is None else float(fusion["judgement"]["vibe"]["value"])
+
+
 # -- the sentence ----------------------------------------------------------------------------------------------------
 
 
 def canonical(
-    change: Change, baseline: Measurement | None, before: Measurement | None, after: Measurement | None, *, asks: bool
+    change: Change,
+    baseline: Measurement | None,
+    before: Measurement | None,
+    after: Measurement | None,
+    *,
+    asks: bool,
+    fusion: Mapping[str, Any] | None = None,
 ) -> str:
     """What was done, what was measured, what comes next: at most 120 characters."""
-    figures = list(_figures(change, baseline, before, after))
+    figures = [*_fused(fusion), *_figures(change, baseline, before, after)]
     ending = f"; {change.next} next" if change.next else "; the run is complete"
     ending += "; approve?" if asks or change.next else "."
     while figures and len(f"{change.title} done: {', '.join(figures)}{ending}") > LONGEST:
@@ -203,6 +226,16 @@ def canonical(
     if figures:
         return f"{change.title} done: {', '.join(figures)}{ending}"
     return fit([f"{change.title} done", *ending.strip("; .").split("; ")], "; ")
+
+
+def _fused(fusion: Mapping[str, Any] | None) -> Iterator[str]:
+    """What a merge is worth against its parents."""
+    if fusion is None:
+        return
+    domains = fusion["judgement"]["domains"]
+    losing = [one for one in domains if one["counts"] and any(m["gain"]["high"] < 0 for m in one["measures"])]
+    yield f"loses to its best parent in {len(losing)} of {len(domains)} domains" if losing else "loses to no parent"
+    yield f"vibe {fusion['judgement']['vibe']['value']:.2f}"
 
 
 def _figures(

@@ -29,7 +29,7 @@ LEAST = 20
 """Runs below which nothing is known."""
 BAND = 0.8
 FOLDS = 5
-KINDS = ("baseline", "grow", "extend", "heal", "export")
+KINDS = ("baseline", "grow", "extend", "heal", "merge", "export")
 LEARNERS = ("none", "new", "lora", "all")
 RUN_FEATURES = ("growth", "stretch", "tokens", "learning_rate", *(f"trains {name}" for name in LEARNERS))
 

@@ -25,8 +25,7 @@ from scaler_wizard.grow import (
 )
 from scaler_wizard.merge import Parent
 from scaler_wizard.oneshot import GROWTH, Growth
-
-SIZES = ("layers", "hidden", "heads", "kv_heads", "head_dim", "ffn", "vocabulary")
+from scaler_wizard.parents import apart, sizes
 
 
 def matched(parents: Mapping[str, Parent]) -> tuple[dict[str, Parent], tuple[str, ...], int | None]:
@@ -46,11 +45,6 @@ def matched(parents: Mapping[str, Parent]) -> tuple[dict[str, Parent], tuple[str
     return found, tuple(notes), growth.seed if growth and notes else None
 
 
-def sizes(view: Blueprint) -> dict[str, int]:
-    """Every size that has to be equal."""
-    return {name: int(getattr(view, name)) for name in SIZES}
-
-
 def between(small: Parent, large: Parent) -> tuple[GrowthOperator, ...]:
     """Operators that keep the function of the small model and give it the sizes of the large one."""
     if small.adapter is not None:
@@ -65,7 +59,7 @@ def between(small: Parent, large: Parent) -> tuple[GrowthOperator, ...]:
         if fits and promise(chain) != "no":
             return tuple(chain)
     raise ScalerError(
-        f"{small.name} cannot be grown to the size of {large.name}: {_difference(small.view, large.view)}",
+        f"{small.name} cannot be grown to the size of {large.name}: {apart(small.view, large.view)}",
         "grow it by hand (`scaler grow`), or merge models of one size",
     )
 
@@ -88,8 +82,3 @@ def _by_size(small: Blueprint, large: Blueprint) -> tuple[GrowthOperator, ...]:
     if large.vocabulary > small.vocabulary:
         chain.append(GrowVocabulary(size=large.vocabulary, multiple=1))
     return tuple(chain)
-
-
-def _difference(small: Blueprint, large: Blueprint) -> str:
-    pairs = [(name, getattr(small, name), getattr(large, name)) for name in SIZES]
-    return ", ".join(f"{name} {one} and {two}" for name, one, two in pairs if one != two)

@@ -6,6 +6,7 @@ one streaming pass, and renamed into place with `merge.json`. Not covered: wheth
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,21 +16,21 @@ from scaler_wizard import __version__
 from scaler_wizard.architecture import Architecture, Blueprint, read_architecture
 from scaler_wizard.beside import beside, put, refuse_place, sweep
 from scaler_wizard.errors import ScalerError
-from scaler_wizard.matching import matched
+from scaler_wizard.files import file_hash
+from scaler_wizard.fingerprint import fingerprint_of
 from scaler_wizard.merge import METHODS, Method, Parent, merge_program
-from scaler_wizard.merge.adapters import adapted, read_adapter
 from scaler_wizard.merge.preflight import check, check_tokenizers
-from scaler_wizard.merge.program import leader, parent
+from scaler_wizard.merge.program import leader
 from scaler_wizard.merge.recipe import load_merge
 from scaler_wizard.merge.spectral import memory_bytes
-from scaler_wizard.models import resolve
-from scaler_wizard.oneshot import fingerprint_of
+from scaler_wizard.parents import named_parent, names_of, refuse_unlisted
 from scaler_wizard.record import Record, to_json
-from scaler_wizard.run import file_hash
 from scaler_wizard.weights import Blend, NotFinite, Program, broken_numbers, check_disk, copy_companions, write
 from scaler_wizard.weights.stream import SHARD_BYTES
 
 MERGE = "merge.json"
+THREADS = min(2, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
+"""Two keep up with most disks, and each costs about 5 MB of memory."""
 Tell = Callable[[str, float], None]
 """Called with what is being done and how much of it is done, from 0 to 1."""
 
@@ -103,13 +104,18 @@ class Merged:
     lineage: Lineage
 
 
-def prepare(recipe: Path | Method) -> Prepared:
-    """Read a recipe and its models' configurations, headers and samples; refuse what would spoil the merge."""
+def prepare(recipe: Path | Method, known: Mapping[str, Parent] | None = None) -> Prepared:
+    """Read a recipe and its models' configurations, headers and samples; refuse what would spoil the merge.
+
+    `known` are the models, where the recipe's names are not those of folders.
+    """
     method = recipe if isinstance(recipe, Method) else load_merge(recipe, METHODS)
-    _refuse_unlisted(method)
-    parents: Mapping[str, Parent] = {name: _parent(name) for name in names_of(method)}
+    refuse_unlisted(method)
+    parents = {name: named_parent(name) for name in names_of(method)} if known is None else known
     grown: tuple[str, ...] = ()
     if method.grow:
+        from scaler_wizard.matching import matched  # seldom needed, and heavy
+
         parents, grown, seed = matched(parents)
         method = method.model_copy(update={"seed": method.seed or seed or 0})
     reconciled = check(method, parents)
@@ -117,40 +123,12 @@ def prepare(recipe: Path | Method) -> Prepared:
     return Prepared(method, parents, merge_program(method, parents), (*grown, *reconciled))
 
 
-def names_of(method: Method) -> list[str]:
-    """The base and the models by name, each once."""
-    names = [*([method.base] if method.base is not None else []), *(model.model for model in method.models)]
-    return list(dict.fromkeys(names))
-
-
-def _refuse_unlisted(method: Method) -> None:
-    known = names_of(method)
-    if method.configuration is not None and method.configuration not in known:
-        raise ScalerError(f"configuration: {method.configuration} is not merged", f"name one of {', '.join(known)}")
-    if method.tokenizer not in (None, "base", "union", *known):
-        raise ScalerError(f"tokenizer: {method.tokenizer} is not merged", f"name one of {', '.join(known)}")
-    if method.tokenizer == "base" and method.base is None and method.configuration is None:
-        raise ScalerError("tokenizer: base: there is no base", f"name one of {', '.join(known)}")
-    names = [model.model for model in method.models]
-    twice = [name for name in names if names.count(name) > 1 or name == method.base]
-    if twice and not method.stacks:
-        raise ScalerError(f"{twice[0]}: stands twice in the merge", "list every model once, and the base as `base`")
-
-
-def _parent(name: str) -> Parent:
-    """A model, or `MODEL+ADAPTER`."""
-    if "+" not in name or Path(name).expanduser().is_dir():
-        return parent(name, read_architecture(resolve(name).folder))
-    model, _, adapter = name.rpartition("+")
-    return adapted(parent(model, read_architecture(resolve(model).folder)), read_adapter(Path(adapter)), name)
-
-
 def merge_models(
     recipe: Path | Method,
     out: Path,
     *,
     shard_bytes: int = SHARD_BYTES,
-    threads: int = 1,
+    threads: int = THREADS,
     force: bool = False,
     tell: Tell = lambda doing, share: None,
 ) -> Merged:

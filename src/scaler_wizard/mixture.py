@@ -9,7 +9,7 @@
 
 Llama and Mistral become Mixtral, Qwen2 becomes Qwen2-MoE (its shared expert is silent); experts' attention is not used.
 With `router: hidden` each layer's router starts from the base's hidden states on the experts' prompts, found in a child
-process (`python -m scaler_wizard.mixture`). Not covered: training the router; a phase's training steps do.
+process (`python -m scaler_wizard.mixture`). With `train` they learn for some steps (`route.py`).
 """
 
 from __future__ import annotations
@@ -30,15 +30,16 @@ from scaler_wizard import __version__
 from scaler_wizard.architecture import Architecture, Blueprint, Place, read_architecture, read_header
 from scaler_wizard.beside import beside, put, refuse_place, sweep
 from scaler_wizard.errors import ScalerError
+from scaler_wizard.fingerprint import fingerprint_of
 from scaler_wizard.grow import GrowthOperator, SharedExpert, Upcycle, grow_program
 from scaler_wizard.merge import Linear, Parent, WeightedModel
 from scaler_wizard.merge.preflight import check
 from scaler_wizard.merge.program import parent
 from scaler_wizard.merging import MERGE, Ancestor
 from scaler_wizard.models import resolve
-from scaler_wizard.oneshot import fingerprint_of
 from scaler_wizard.recipe import load_yaml
 from scaler_wizard.record import Record, to_json
+from scaler_wizard.route import RouterLosses, RouterTraining, trained_routers
 from scaler_wizard.weights import Input, Program, check_disk, copy_companions, write, zeros
 
 GAP = 2.0
@@ -73,6 +74,8 @@ class Mixture(Record):
     router: Literal["hidden", "random", "zero"] | None = None
     """Where the routers start: from the prompts' hidden states, at random, or at zero, which gives all experts the same
     weight. Left out: hidden where there are prompts, else random."""
+    train: RouterTraining | None = None
+    """Train the routers for some steps afterwards; everything else stands still."""
     noise: Annotated[float, Field(gt=0, le=1)] = 0.02
     """Standard deviation of a random router's weights."""
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
@@ -89,6 +92,8 @@ class Mixture(Record):
             raise ValueError(f"active: {self.active} of {len(self.experts)} experts cannot be active")
         if self.start == "zero" and self.active < len(self.experts):
             raise ValueError("router: zero sends every token to the same experts, unless all of them are active")
+        if self.train is not None and self.active == 1:
+            raise ValueError("train: with one active expert its weight is always 1, so nothing is learnt; active: 2")
         if self.start == "hidden" and not all(expert.prompts for expert in self.experts):
             raise ValueError("router: hidden needs `prompts` for every expert")
         return self
@@ -107,6 +112,8 @@ class MixtureLineage(Record):
     """The base and the experts."""
     parameters: int
     """Size of the mixture."""
+    router_losses: RouterLosses | None = None
+    """What training the routers did on calibration text; null where they were not trained."""
     files: dict[str, str | None]
     """blake3 of the weights and the configuration, by file name."""
 
@@ -141,12 +148,18 @@ def mix_models(recipe: Mixture, out: Path, *, force: bool = False, threads: int 
         if recipe.start == "hidden":
             program = routed(program, _hidden_routers(recipe, found[recipe.base].folder, staging / ROUTERS))
         written = write(program, staging, threads=threads, finite=True)
-        sweep(staging, keep={*written.files, *copy_companions(found[recipe.base].folder, staging)})
+        companions = copy_companions(found[recipe.base].folder, staging)
+        losses = None
+        if recipe.train is not None:
+            losses = trained_routers(staging, staging / ROUTERS, recipe.train)
+            written = write(routed(program, staging / ROUTERS), staging, threads=threads, finite=True)
+        sweep(staging, keep={*written.files, *companions})
         lineage = MixtureLineage(
             made_by=f"scaler-wizard {__version__}",
             recipe=recipe.model_dump(mode="json"),
             models=ancestors,
             parameters=Blueprint(program.config).parameters,
+            router_losses=losses,
             files={name: digest for name, (_, digest) in sorted(written.files.items())},
         )
         (staging / MERGE).write_text(to_json(lineage) + "\n", encoding="utf-8")
@@ -192,7 +205,8 @@ def routed(program: Program, routers: Path) -> Program:
     """The program with the routers of a file."""
     stored = read_header(routers)
     places = [place for place in Blueprint(program.config).places() if place.row.role == "router"]
-    return replace(program, tensors={**program.tensors, **{p.name: Input(stored[str(p.layer)]) for p in places}})
+    rows = {place.name: Input(stored[str(place.layer)]) for place in places}
+    return replace(program, tensors={**program.tensors, **rows})
 
 
 # -- routers from hidden states -------------------------------------------------------------------------------------

@@ -16,13 +16,13 @@ from pathlib import Path
 from random import Random
 from typing import Literal
 
-from blake3 import blake3
-
 from scaler_wizard import __version__
 from scaler_wizard.architecture import Architecture, Blueprint, read_architecture
 from scaler_wizard.beside import beside, put, refuse_place, sweep
 from scaler_wizard.errors import ScalerError
 from scaler_wizard.evals.seam import RepeatCosts
+from scaler_wizard.files import sync
+from scaler_wizard.fingerprint import fingerprint_of
 from scaler_wizard.grow import (
     OPERATORS,
     DuplicateLayers,
@@ -34,7 +34,6 @@ from scaler_wizard.grow import (
 )
 from scaler_wizard.prove import Proof
 from scaler_wizard.record import Record, from_json, to_json
-from scaler_wizard.run import file_hash, sync
 from scaler_wizard.target import solve, target_size
 from scaler_wizard.weights import broken_numbers, check_disk, copy_companions, write
 from scaler_wizard.weights.stream import SHARD_BYTES
@@ -216,13 +215,6 @@ def _refuse_broken(architecture: Architecture) -> None:
     broken = broken_numbers(architecture.tensors)
     if broken:
         raise ScalerError(f"{broken}: holds NaN or infinity", "fetch the model again; broken weights are not grown")
-
-
-def fingerprint_of(architecture: Architecture) -> str:
-    """blake3 over the names and hashes of configuration and weights."""
-    files = {architecture.folder / "config.json", *(tensor.file for tensor in architecture.tensors.values())}
-    text = "\n".join(f"{file.name} {file_hash(file)}" for file in sorted(files))
-    return blake3(text.encode()).hexdigest()
 
 
 def _proved(before: Path, after: Path, operators: Sequence[GrowthOperator], seed: int) -> Proof:

@@ -13,7 +13,7 @@ from uuid import UUID
 from scaler_wizard.breaker import relative_slope
 from scaler_wizard.contract import SignedContract, read_signed
 from scaler_wizard.events import Action, Cockpit, ContractState, Nonfinite, QualityMetrics, ResourceUsage, Status
-from scaler_wizard.gate import context_retention, vibe
+from scaler_wizard.gate import context_retention, fused_vibe, vibe
 from scaler_wizard.journal import Row
 from scaler_wizard.metrics import Measurement
 from scaler_wizard.recipe import load_yaml
@@ -94,10 +94,17 @@ def _quality(run: Run, begun: Row | None, gate: Row | None) -> QualityMetrics:
         perplexity=_number(None if now.short_nll is None else math.exp(min(now.short_nll, 700.0))),
         perplexity_slope=_number(_slope(run, begun)),
         accuracy=now.probe.accuracy.value if now.probe else None,
-        emergent_vibe_score=_number(vibe(baseline or now, now)),
+        emergent_vibe_score=_number(fused if (fused := _fused(run, gate)) is not None else vibe(baseline or now, now)),
         context_retention=_number(context_retention(now)),
         canonical_sentence=sentence,
     )
+
+
+def _fused(run: Run, gate: Row | None) -> float | None:
+    """The score of a merge, where the newest thing that was measured is one."""
+    rows = [row.data["evidence"] for row in run.lineage() if row.data.get("measurement")]
+    shown = gate.data["evidence"] if gate is not None and gate.data["evidence"].get("measurement") else None
+    return fused_vibe(shown or (rows[-1] if rows else None))
 
 
 def _number(value: float | None) -> float | Nonfinite | None:

@@ -10,6 +10,8 @@ from pydantic import Field
 
 from scaler_wizard.events import Stage
 from scaler_wizard.grow import Operator
+from scaler_wizard.merge import AnyMethod
+from scaler_wizard.merge.recipe import WeightSearch
 from scaler_wizard.metrics import MeasureSpec
 from scaler_wizard.recipe import Breaker, Distil, GateLimits, Limits
 from scaler_wizard.record import Record, to_json
@@ -122,13 +124,23 @@ class Train(Record):
     """Also train the base on the same tokens in the same order, to know whether growth paid."""
 
 
+class Merge(Record):
+    """P4: merge the grown model with others, and judge the merge against each of them."""
+
+    kind: Literal["merge"] = "merge"
+    method: AnyMethod
+    """How; `grown` is the model that the run made, `base` the one that it began with, grown in the same way."""
+    search: WeightSearch
+    """Texts that it is judged on, and how its weights are chosen."""
+
+
 class Export(Record):
     """P4: a stock Hugging Face folder, a model card and the report."""
 
     kind: Literal["export"] = "export"
 
 
-Change = Annotated[Baseline | Grow | Extend | Train | Export, Field(discriminator="kind")]
+Change = Annotated[Baseline | Grow | Extend | Train | Merge | Export, Field(discriminator="kind")]
 
 
 class Estimate(Record):

@@ -25,6 +25,7 @@ from scaler_wizard.estimate import (
     flops_per_second,
     healing_bytes,
     measuring_bytes,
+    merging_flops,
     proving_bytes,
     search_flops,
     seconds,
@@ -36,7 +37,21 @@ from scaler_wizard.grow import Operator, grown
 from scaler_wizard.hardware import Hardware
 from scaler_wizard.metrics import MeasureSpec
 from scaler_wizard.models import Source
-from scaler_wizard.phases import Base, Baseline, Change, Estimate, Export, Extend, Grow, Phase, Plan, Search, Train
+from scaler_wizard.phases import (
+    Base,
+    Baseline,
+    Change,
+    Estimate,
+    Export,
+    Extend,
+    Grow,
+    Merge,
+    Phase,
+    Plan,
+    Search,
+    Train,
+)
+from scaler_wizard.planned_merge import merge_settings, merge_title
 from scaler_wizard.recipe import Heal, Recipe, count, factor, load_yaml
 from scaler_wizard.record import explicit
 from scaler_wizard.target import Solution, solve, target_size
@@ -227,6 +242,9 @@ def _phases(setting: Setting, target: int, operators: tuple[Operator, ...], view
         train = fitted(view, base, train, setting.memory_limit)
         learned = wording.size(train.steps * train.windows_per_step * train.window)
         yield "P3", "heal", f"training on {learned} tokens", train, spec, _training(setting, view, train, spec)
+    if recipe.merge is not None:
+        merge = merge_settings(recipe, base, operators)
+        yield "P4", "merge", merge_title(merge), merge, spec, _merging(setting, view, merge, spec)
     basis = "links and a few small files"
     estimate = Estimate(seconds=10.0, memory_bytes=500 * 2**20, disk_bytes=4 * 2**20, basis=basis)
     yield "P4", "export", "export", Export(), None, estimate
@@ -345,6 +363,18 @@ def _training(setting: Setting, view: Blueprint, train: Train, spec: MeasureSpec
     return Estimate(
         seconds=seconds(view, spec, setting.native, setting.threads, extra=extra),
         memory_bytes=max(needed, measuring_bytes(view, spec, item=setting.item_bytes)),
+        disk_bytes=_bytes(view) + 4 * 2**20,
+        basis=_basis(setting),
+    )
+
+
+def _merging(setting: Setting, view: Blueprint, merge: Merge, spec: MeasureSpec) -> Estimate:
+    measuring = _measuring(setting, view, spec, disk=_bytes(view))
+    assert measuring.memory_bytes is not None
+    extra = merging_flops(view, merge)
+    return Estimate(
+        seconds=seconds(view, spec, setting.native, setting.threads, extra=extra),
+        memory_bytes=max(measuring.memory_bytes, measuring_bytes(view, spec)),
         disk_bytes=_bytes(view) + 4 * 2**20,
         basis=_basis(setting),
     )

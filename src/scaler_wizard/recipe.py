@@ -20,6 +20,7 @@ ARROW = re.compile(r"(.+?)\s*(?:->|→)\s*(.+)")
 FIT = re.compile(
     r"fit\s+([\d.]+\s*[kmg]?)i?b?(?:\s+(?:of\s+)?(?:v?ram|memory))?(?:\s+(?:at|with)\s+(\S+)(?:\s+context)?)?", re.I
 )
+_BEFORE = (yaml.StreamStartToken, yaml.DirectiveToken, yaml.DocumentStartToken)
 _OPENING = (
     yaml.BlockMappingStartToken,
     yaml.BlockSequenceStartToken,
@@ -216,6 +217,9 @@ class Recipe(Record):
     """Text to heal with and to measure on: `kjv` (King James Bible, public domain) or a file or folder of text."""
     heal: Heal | Literal[False] = Heal()
     """Training after growth; false leaves it out."""
+    merge: dict[str, Any] | None = None
+    """Merge the grown model with others at the end: a block as `scaler merge` reads it, in which `grown` is the model
+    that this run made and `base` the one that it began with, and a `search` block of its own."""
     extend: Stretch = Stretch()
     """How the window grows."""
     measure: Measure = Measure()
@@ -281,8 +285,11 @@ def load_yaml(path: Path) -> dict[str, Any]:
 
 
 def _check_tokens(path: Path, text: str) -> None:
-    depth = 0
+    depth, begun = 0, False
     for token in yaml.scan(text):
+        if begun and isinstance(token, yaml.DocumentStartToken):
+            raise ScalerError(f"{path.name}: holds several documents, apart by `---`", "give each a file of its own")
+        begun = begun or not isinstance(token, _BEFORE)
         if isinstance(token, (yaml.AliasToken, yaml.AnchorToken)):
             raise ScalerError(f"{path.name}: YAML anchors and aliases are not read", "write the values out")
         if isinstance(token, _OPENING):

@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.table import Table
 
 from scaler_wizard.events import Evaluated, Note, Progress, Step, Telegram, Usage
-from scaler_wizard.gate import short_rise, vibe
+from scaler_wizard.gate import fused_vibe, short_rise, vibe
 from scaler_wizard.metrics import Measurement
 from scaler_wizard.phases import Phase
 from scaler_wizard.strip import Glance, strip
@@ -87,6 +87,7 @@ class Screen:
         measured = gate.evidence.get("measurement")
         if measured:
             self._remember(Measurement.read(measured, "measurement"))
+            self._glance.vibe = fused if (fused := fused_vibe(gate.evidence)) is not None else self._glance.vibe
         self.say(f"  =  {gate.verdict.sentence}")
         for reason in gate.verdict.reasons:
             self.say(f"     - {reason}")

@@ -15,50 +15,32 @@ the base. Held-out text is read once, at the end.
 
 from __future__ import annotations
 
+import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
+from copy import copy
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Any
 
-import numpy as np
-import numpy.typing as npt
-from pydantic import Field
-
-from scaler_wizard.data import Tokens
+from scaler_wizard.architecture import Blueprint
 from scaler_wizard.errors import ScalerError
-from scaler_wizard.judging import Judgement, domain_windows, judge, losses_of, losses_of_folder
-from scaler_wizard.merge import METHODS, Method, WeightedModel
-from scaler_wizard.merge.recipe import read_merge
+from scaler_wizard.judging import SMALLEST_GAIN, Answers, Exam, Judgement, domain_windows, judge
+from scaler_wizard.merge import Method, merge_program
+from scaler_wizard.merge.knobs import Knob, knobs
+from scaler_wizard.merge.recipe import WeightSearch
 from scaler_wizard.merging import Merged, Prepared, Tell, merge_models, prepare
-from scaler_wizard.recipe import load_yaml
 from scaler_wizard.record import Record, to_json
-from scaler_wizard.weights import Program
+from scaler_wizard.weights import Program, stacks_of, write
 from scaler_wizard.weights.evaluate import Source, evaluate, from_float, to_float
 
-Floats = npt.NDArray[np.float64]
 JUDGEMENT = "judgement.json"
 STEPS = (1.5, 1.2)
 """By how much a weight is made larger or smaller: first coarse, then fine."""
-SMALLEST_GAIN = 0.05
-"""Nats per token: where the best parent gained less, shares are taken of this, since almost nothing can be lost."""
 MEAN_SHARE = 0.1
 """What the mean kept share counts beside the worst."""
-
-
-class Search(Record):
-    """How merge weights are chosen."""
-
-    texts: Annotated[dict[str, str], Field(min_length=1)]
-    """Text for each skill that the merge shall keep: `kjv`, a file or a folder, by a name."""
-    tries: Annotated[int, Field(ge=1, le=1000)] = 24
-    """Merges that are measured at most."""
-    seconds: Annotated[float, Field(gt=0)] | None = None
-    """Time after which the best so far is taken."""
-    windows: Annotated[int, Field(ge=4, le=1000)] = 8
-    """Calibration windows of each text; twice as many held-out ones judge the result."""
-    length: Annotated[int, Field(ge=16, le=8192)] = 256
-    """Tokens of a window."""
+QUESTIONS = 96
+"""Questions of two hops."""
 
 
 class Try(Record):
@@ -81,44 +63,6 @@ class Found(Record):
     """Which of them was taken."""
     judgement: Judgement
     """The taken one on held-out text."""
-
-
-@dataclass(frozen=True)
-class Knob:
-    """One number of a recipe that is searched."""
-
-    name: str
-    model: int | None
-    """Which model's weight; None for a setting of the method."""
-
-    def get(self, method: Method) -> float:
-        """Its value."""
-        return float(method.models[self.model].weight if self.model is not None else getattr(method, self.name))
-
-    def set(self, method: Method, value: float) -> Method:
-        """The method with another value."""
-        block = method.model_dump(mode="json")
-        if self.model is None:
-            block[self.name] = value
-        else:
-            block["models"][self.model]["weight"] = value
-        return read_merge(block, "search", METHODS)
-
-
-def knobs(method: Method) -> list[Knob]:
-    """The numbers that a search turns: each model's weight, and `scale` or `t` where the method has one."""
-    found = [
-        Knob(model.model, number)
-        for number, model in enumerate(method.models)
-        if isinstance(model, WeightedModel) and isinstance(model.weight, float | int)
-    ]
-    return found + [Knob(name, None) for name in ("scale", "t") if isinstance(getattr(method, name, None), float | int)]
-
-
-def load_search(path: Path) -> Search | None:
-    """The `search:` block of a recipe file; None where it has none."""
-    data = load_yaml(path)
-    return Search.read(data["search"], f"{path.name}: search") if isinstance(data.get("search"), dict) else None
 
 
 # -- searching ------------------------------------------------------------------------------------------------------
@@ -178,32 +122,50 @@ def _allowed(knob: Knob, method: Method, value: float) -> bool:
 
 
 class Bench:
-    """A model in memory that takes every merge's weights in turn, with the calibration text and the parents' losses."""
+    """A model in memory that takes every merge's weights in turn, and what the parents answer to the same exam."""
 
-    def __init__(self, ready: Prepared, texts: Mapping[str, Tokens]) -> None:
-        from scaler_wizard.models import load_model
-
-        self._texts = texts
-        self.parents: dict[str, dict[str, Floats]] = {}
-        first = next(iter(ready.parents.values()))
-        self._model = load_model(first.folder, dtype="float32")
-        for name, one in ready.parents.items():
-            self._put(Program(dict(one.view.config), one.tensors))
-            self.parents[name] = losses_of(self._model, texts)
+    def __init__(self, ready: Prepared, exam: Exam) -> None:
+        self.exam = exam
+        self.parents: dict[str, Answers] = {}
+        self._ready = ready
         self._base = ready.method.base
+        self._config: dict[str, Any] = {}
+        self._model: Any = None
+        for name, one in ready.parents.items():
+            self._put(Program(dict(one.view.config), one.tensors, seed=ready.method.seed, stacks=stacks_of(one.view)))
+            self.parents[name] = exam.ask(self._model)
+
+    def like(self, ready: Prepared) -> Bench:
+        """The same exam and the same parents' answers for another merge of these models."""
+        other = copy(self)
+        other._ready = ready
+        return other
 
     def score(self, method: Method) -> Try:
         """Merge in memory, measure, compare."""
-        self._put(prepare(method).program)
-        found = losses_of(self._model, self._texts)
-        kept = {name: self._kept(name, float(losses.mean())) for name, losses in found.items()}
+        found = self.ask(method)
+        kept = {name: self._kept(name, float(losses.mean())) for name, losses in found.losses.items()}
         weights = {knob.name: knob.get(method) for knob in knobs(method)}
         shares = list(kept.values())
         return Try(weights=weights, kept=kept, score=min(shares) + MEAN_SHARE * sum(shares) / len(shares))
 
+    def ask(self, method: Method) -> Answers:
+        """What the merged model answers."""
+        self._put(merge_program(method, self._ready.parents))
+        return self.exam.ask(self._model)
+
+    def judged(self, merged: Answers) -> Judgement:
+        """Against every parent but the base that only gives the task vectors."""
+        return judge(
+            merged,
+            {name: found for name, found in self.parents.items() if name != self._base},
+            base=self.parents[self._base] if self._base is not None else None,
+            chances=self.exam.chances,
+        )
+
     def _kept(self, text: str, loss: float) -> float:
         """1: as good as the best parent; 0: as good as the base, or as the worst parent where there is no base."""
-        losses = {name: float(found[text].mean()) for name, found in self.parents.items()}
+        losses = {name: float(found.losses[text].mean()) for name, found in self.parents.items()}
         best = min(losses.values())
         start = losses[self._base] if self._base is not None else max(losses.values())
         return (start - loss) / max(start - best, SMALLEST_GAIN)
@@ -212,12 +174,14 @@ class Bench:
         """The program's weights, rounded as they would be written, into the model."""
         import torch
 
+        if Blueprint(program.config).experts is not None:
+            self._config, self._model = {}, _loaded(program)  # experts stand side by side in files, stacked in memory
+            return
+        self._shape(dict(program.config))
         source = Source(program.seed)
         parameters = dict(self._model.named_parameters())
         try:
             for name, tensor in program.tensors.items():
-                if name not in parameters:
-                    raise ScalerError(f"{name}: the loaded model has no such tensor", "search works on dense models")
                 values = evaluate(tensor, 0, tensor.shape[0], source).reshape(-1)
                 stored = to_float(from_float(values, tensor.dtype), tensor.dtype).reshape(tensor.shape)
                 with torch.no_grad():
@@ -225,21 +189,46 @@ class Bench:
         finally:
             source.close()
 
+    def _shape(self, config: dict[str, Any]) -> None:
+        """A model of this configuration: parents may differ from the merged model in window and rotary settings."""
+        from scaler_wizard.models import empty_model
 
-def search_and_merge(
-    recipe: Path | Method, search: Search, out: Path, *, force: bool = False, tell: Tell = lambda doing, share: None
-) -> tuple[Merged, Found]:
-    """Choose the weights, merge, judge on held-out text; the judgement is written beside the model."""
-    from scaler_wizard.models import load_tokenizer
+        if config != self._config:
+            self._model = None  # free the one before first
+            self._model, self._config = empty_model(config), config
 
-    ready = prepare(recipe)
-    if not knobs(ready.method):
-        raise ScalerError("search: this merge has no single weights to turn", "choose task_arithmetic, or leave it out")
-    tokenizer = load_tokenizer(next(iter(ready.parents.values())).folder)
-    calibration = domain_windows(search.texts, tokenizer, "calibration", length=search.length, count=search.windows)
-    heldout = domain_windows(search.texts, tokenizer, "heldout", length=search.length, count=2 * search.windows)
+
+def _loaded(program: Program) -> Any:
+    """The program's model by way of a folder."""
+    from scaler_wizard.models import load_model
+
+    with tempfile.TemporaryDirectory() as folder:
+        write(program, Path(folder), durable=False, hash=False)
+        return load_model(Path(folder), dtype="float32")
+
+
+@dataclass(frozen=True)
+class Exams:
+    """The texts of a search, and tokens of other documents to judge by."""
+
+    calibration: Exam
+    heldout: Exam
+
+
+def exams(search: WeightSearch, tokenizer: Any, *, seed: int = 0) -> Exams:
+    """Calibration text alone for the search; held-out text and questions for the judgement."""
+    cut: dict[str, Any] = {"length": search.length}
+    calibration = domain_windows(search.texts, tokenizer, "calibration", count=search.windows, **cut)
+    heldout = domain_windows(search.texts, tokenizer, "heldout", count=2 * search.windows, **cut)
+    return Exams(Exam(calibration, tokenizer), Exam(heldout, tokenizer, QUESTIONS, seed))
+
+
+def choose(
+    ready: Prepared, search: WeightSearch, exam: Exam, tell: Tell = lambda doing, share: None
+) -> tuple[list[tuple[Method, Try]], int]:
+    """Every merge that was tried on calibration text, and which is best."""
     begun = time.monotonic()
-    bench = Bench(ready, calibration)
+    bench = Bench(ready, exam)
     done = 0
 
     def score(method: Method) -> Try:
@@ -248,17 +237,33 @@ def search_and_merge(
         done += 1
         return bench.score(method)
 
-    seen, best = coordinate_search(
+    return coordinate_search(
         ready.method,
         score,
         tries=search.tries,
         expired=lambda: search.seconds is not None and time.monotonic() - begun > search.seconds,
     )
+
+
+def search_and_merge(
+    recipe: Path | Method,
+    search: WeightSearch,
+    out: Path,
+    *,
+    force: bool = False,
+    tell: Tell = lambda doing, share: None,
+) -> tuple[Merged, Found]:
+    """Choose the weights, merge, judge on held-out text; the judgement is written beside the model."""
+    from scaler_wizard.models import load_tokenizer
+
+    ready = prepare(recipe)
+    if search.tries > 1 and not knobs(ready.method):
+        raise ScalerError("search: this merge has no single weights to turn", "choose task_arithmetic, or leave it out")
+    asked = exams(search, load_tokenizer(next(iter(ready.parents.values())).folder), seed=ready.method.seed)
+    seen, best = choose(ready, search, asked.calibration, tell)
     merged = merge_models(seen[best][0], out, force=force, tell=tell)
     tell("judging on held-out text", 0.0)
-    final = Bench(ready, heldout)
-    parents = {name: found for name, found in final.parents.items() if name != ready.method.base}
-    judgement = judge(losses_of_folder(out, heldout), parents)
+    judgement = Bench(ready, asked.heldout).judged(asked.heldout.ask_folder(out))
     found = Found(tries=tuple(one for _, one in seen), best=best, judgement=judgement)
     (out / JUDGEMENT).write_text(to_json(found) + "\n", encoding="utf-8")
     return merged, found

@@ -19,16 +19,18 @@ from scaler_wizard.architecture import FAMILIES
 from scaler_wizard.errors import ScalerError
 from scaler_wizard.experience import Experience, PhaseNeeds, experience
 from scaler_wizard.grow import OPERATORS
+from scaler_wizard.merge import METHODS
 from scaler_wizard.phases import Plan
 from scaler_wizard.recipe import load_yaml
 from scaler_wizard.record import Record
 from scaler_wizard.run import Run
 
 Learner = Literal["none", "new", "lora", "all"]
-Kind = Literal["baseline", "grow", "extend", "heal", "export"]
+Kind = Literal["baseline", "grow", "extend", "heal", "merge", "export"]
 Cause = Literal["nonfinite", "slope", "accuracy", "memory", "divergence", "stall"]
 Answer = Literal["approve", "pause", "abort", "rollback"]
 Happened = Literal["phase_started", "gate", "decision", "committed", "telegram", "failed", "status"]
+VIBE = {"vibe": "value", "vibe_low": "low", "vibe_high": "high"}
 Bucket = Annotated[int, Field(ge=0, le=2**50)]
 """A power of two, or 0."""
 Hundredths = Annotated[float, Field(ge=-100, le=100)]
@@ -50,6 +52,29 @@ class SharedRecipe(Record):
     """Tokens of training."""
     learning_rate_log2: int | None
     """Base-two logarithm of the learning rate, rounded; null where nothing was trained."""
+
+
+class SharedMerge(Record):
+    """How a run ended in a merge, and what that was worth against its parents; no parent is named."""
+
+    method: str
+    """Merge method, by its public name."""
+    parents: Annotated[int, Field(ge=1, le=64)]
+    """Models that were brought together, the base among them where there is one."""
+    weights: Annotated[tuple[Hundredths, ...], Field(max_length=66)]
+    """Weights and settings that were searched, two decimals, in the order of the recipe."""
+    tries: Bucket
+    """Merges that were measured to choose them."""
+    vibe: Hundredths
+    """Score against the best parent of each domain, 0 to 1."""
+    vibe_low: Hundredths
+    """Lower end of its 95 % interval."""
+    vibe_high: Hundredths
+    """Upper end."""
+    domains: Annotated[int, Field(ge=1, le=99)]
+    """Kinds of text and sets of questions that it was judged on."""
+    losing: Annotated[int, Field(ge=0, le=99)]
+    """Of these, where it is significantly worse than its best parent."""
 
 
 class SharedPhase(Record):
@@ -97,6 +122,8 @@ class Pattern(Record):
     """Loss saved by the long window against truncation."""
     control_gain: Hundredths | None
     """Loss ahead of the trained base."""
+    merge: SharedMerge | None = None
+    """The merge at its end; null where nothing was merged."""
     outside_limits: Annotated[int, Field(ge=0, le=99)]
     """Gates that found something outside its limits."""
     stopped: bool
@@ -119,6 +146,7 @@ def pattern(run: Run) -> Pattern:
         short_change=hundredths(found.short_change),
         context_gain=hundredths(found.context_gain),
         control_gain=hundredths(found.control_gain),
+        merge=_merge(run),
         outside_limits=min(99, found.outside_limits),
         stopped=found.stopped,
         events=tuple(events((row.kind, row.time, row.phase, row.data) for row in run.journal.events())),
@@ -135,6 +163,31 @@ def _recipe(found: Experience) -> SharedRecipe:
         tokens=bucket(found.tokens),
         learning_rate_log2=None if rate is None else round(math.log2(rate)),
     )
+
+
+def _merge(run: Run) -> SharedMerge | None:
+    """Of the checkpoint that the run ended at."""
+    found = [row.data["evidence"]["merge"] for row in run.lineage() if "merge" in row.data.get("evidence", {})]
+    if not found:
+        return None
+    told, judgement = found[-1], found[-1]["judgement"]
+    losing = [one for one in judgement["domains"] if one["counts"] and any(_worse(each) for each in one["measures"])]
+    vibe = {name: hundredths(judgement["vibe"][key]) for name, key in VIBE.items()}
+    return SharedMerge.model_validate(
+        {
+            "method": _known(told["method"], METHODS),
+            "parents": len(told["parents"]),
+            "weights": tuple(hundredths(value) for value in told["weights"].values()),
+            "tries": bucket(len(told["tries"])),
+            "domains": len(judgement["domains"]),
+            "losing": len(losing),
+            **vibe,
+        }
+    )
+
+
+def _worse(measure: Mapping[str, Any]) -> bool:
+    return bool(measure["gain"]["high"] < 0)
 
 
 def _phase(needs: PhaseNeeds) -> SharedPhase:
@@ -209,6 +262,8 @@ def read_patterns(folder: Path) -> tuple[dict[str, Pattern], dict[str, str]]:
             _known(shared.family, FAMILIES)
             for name in shared.recipe.operators:
                 _known(name, OPERATORS)
+            if shared.merge is not None:
+                _known(shared.merge.method, METHODS)
         except ScalerError as error:
             bad[file.name] = error.wrong
         else:

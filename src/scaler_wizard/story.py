@@ -65,6 +65,21 @@ class Stretch:
 
 
 @dataclass(frozen=True)
+class Fusion:
+    """What the model was merged with, and what that is worth."""
+
+    method: str
+    parents: tuple[str, ...]
+    weights: Mapping[str, float]
+    """Those that can be one number, by name."""
+    tries: int
+    """Merges that were measured to choose the weights; 0 where they were taken as they are."""
+    vibe: Interval
+    sentence: str
+    """Where it loses to its best parent, in words."""
+
+
+@dataclass(frozen=True)
 class Passed:
     """One phase that passed its gate and that the current checkpoint stands on."""
 
@@ -75,6 +90,8 @@ class Passed:
     training: Training | None
     stretch: Stretch | None
     """None where the window did not grow."""
+    fusion: Fusion | None = None
+    """None where nothing was merged."""
 
 
 @dataclass(frozen=True)
@@ -167,6 +184,11 @@ class Story:
         return any(isinstance(one.phase.change, Extend) for one in self.phases)
 
     @property
+    def fusion(self) -> Fusion | None:
+        """The last merge."""
+        return next((one.fusion for one in reversed(self.phases) if one.fusion is not None), None)
+
+    @property
     def training(self) -> Training | None:
         """The last training."""
         return next((one.training for one in reversed(self.phases) if one.training is not None), None)
@@ -226,6 +248,7 @@ def _passed(phase: Phase, row: Row) -> Passed:
         proof=_proof(evidence.get("proof")),
         training=_training(evidence.get("training")),
         stretch=_stretch(phase, evidence.get("window")),
+        fusion=_fusion(evidence.get("merge")),
     )
 
 
@@ -248,6 +271,19 @@ def _stretch(phase: Phase, found: Mapping[str, Any] | None) -> Stretch | None:
     if found is None:
         return Stretch(change.method, change.options, searched=False)
     return Stretch(str(found["method"]), found.get("options") or {}, searched=found.get("search") is not None)
+
+
+def _fusion(found: Mapping[str, Any] | None) -> Fusion | None:
+    if found is None:
+        return None
+    return Fusion(
+        method=str(found["method"]),
+        parents=tuple(named_only(name) for name in found["parents"]),
+        weights={named_only(name): float(value) for name, value in found["weights"].items()},
+        tries=len(found["tries"]),
+        vibe=Interval.read(found["judgement"]["vibe"], "vibe"),
+        sentence=str(found["judgement"]["sentence"]),
+    )
 
 
 def _training(found: Mapping[str, Any] | None) -> Training | None:

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from scaler_wizard.comparison import Compared, Missing, compare
 from scaler_wizard.gate import tokens
 from scaler_wizard.grow import OPERATORS
-from scaler_wizard.phases import Extend, Grow, Train
-from scaler_wizard.story import Passed, Story, Stretch
+from scaler_wizard.phases import Extend, Grow, Merge, Train
+from scaler_wizard.story import Fusion, Passed, Story, Stretch
 from scaler_wizard.wording import UNKNOWN, interval, number, size
 
 Cells = tuple[str, ...]
@@ -109,7 +109,17 @@ def done(passed: Passed) -> str:
                 f"{LEARNS[change.train]} trained on {learned} tokens: {change.steps} steps of "
                 f"{change.windows_per_step} x {tokens(change.window)}, learning rate {change.learning_rate:g}"
             )
+        case Merge():
+            return _merged(passed.fusion)
     return {"baseline": "measured the base", "export": "wrote the model, its card and this report"}[change.kind]
+
+
+def _merged(fusion: Fusion | None) -> str:
+    if fusion is None:
+        return "merged"
+    weights = ", ".join(f"{name} {value:g}" for name, value in fusion.weights.items())
+    chosen = f"{weights}; chosen in {fusion.tries} tries" if fusion.tries else weights
+    return f"{' and '.join(fusion.parents)} merged by {fusion.method}" + (f" ({chosen})" if chosen else "")
 
 
 def _stretched(stretch: Stretch | None) -> str:

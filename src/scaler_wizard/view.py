@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
-from scaler_wizard.gate import context_retention, needle_cells, tokens, vibe
+from scaler_wizard.gate import context_retention, fused_vibe, needle_cells, tokens, vibe
 from scaler_wizard.journal import Row
 from scaler_wizard.metrics import Interval, Measurement
 from scaler_wizard.payload import measurement_of
@@ -101,10 +101,18 @@ def evidence_rows(evidence: dict[str, Any]) -> Rows:
         rows.append(("held-out loss", f"{before:.4f} before, {after:.4f} after training"))
         if training["control"]:
             rows.append(("the base, same tokens", f"{training['control']['nll']:.4f}"))
+    for domain in evidence["merge"]["judgement"]["domains"] if "merge" in evidence else ():
+        rows += [(f"{domain['name']}: {one['what']}", _against(one)) for one in domain["measures"]]
     measured = measurement_of(evidence.get("measurement"))
     if measured is not None:
         rows += measurement_rows(measured)
     return rows
+
+
+def _against(measure: dict[str, Any]) -> str:
+    """The merged model's figure, those of its parents, and the difference to the best of them."""
+    parents = ", ".join(f"{name} {value:.3f}" for name, value in measure["parents"].items())
+    return f"{measure['merged']:.3f}; {parents}; {interval(Interval.read(measure['gain'], 'gain'))}"
 
 
 def measurement_rows(measured: Measurement) -> Rows:
@@ -198,12 +206,14 @@ def _measured(run: Run, row: Row) -> dict[str, float | None]:
     line = [one for one in run.committed() if one.seq <= row.seq]
     found = [one for each in line if (one := measurement_of(each.data.get("measurement"))) is not None]
     measured, baseline = (found[-1], found[0]) if found else (None, None)
+    told = [each.data["evidence"] for each in line if each.data.get("measurement")]
+    fused = fused_vibe(told[-1] if told else None)
     short = None if measured is None else measured.short_nll
     return {
         "perplexity": None if short is None else math.exp(min(short, 700.0)),
         "needles": None if measured is None else context_retention(measured),
         "accuracy": measured.probe.accuracy.value if measured and measured.probe else None,
-        "vibe": vibe(baseline, measured) if measured and baseline else None,
+        "vibe": fused if fused is not None else vibe(baseline, measured) if measured and baseline else None,
     }
 
 

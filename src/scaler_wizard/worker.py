@@ -30,6 +30,8 @@ PROMPTS = 4
 TRAINING_SHARE = 0.7
 """Part of a healing phase that is training; the rest measures."""
 
+MERGING_SHARE = 0.7
+
 Emit = Callable[[WorkerEvent], None]
 
 
@@ -227,6 +229,16 @@ def train(task: Task, lines: Lines) -> Done:
     return Done(measurement=measured(task, lines, start=TRAINING_SHARE), evidence=evidence)
 
 
+def merge(task: Task, lines: Lines) -> Done:
+    """P4: merge the grown model with others, judge it against each of them, measure."""
+    from scaler_wizard.fuse import fuse
+
+    evidence = fuse(task, lambda done, doing: lines.progress(MERGING_SHARE * done, doing))
+    for words in evidence["merge"]["reconciled"]:
+        lines(Note(text=words))
+    return Done(measurement=measured(task, lines, start=MERGING_SHARE), evidence=evidence)
+
+
 def export(task: Task, lines: Lines) -> Done:
     """P4: the stock folder with its model card, and the report."""
     from scaler_wizard.export import write_card
@@ -247,6 +259,7 @@ PHASES: dict[str, Callable[[Task, Lines], Done]] = {
     "grow": grow,
     "extend": extend,
     "heal": train,
+    "merge": merge,
     "export": export,
 }
 

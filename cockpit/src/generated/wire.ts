@@ -664,6 +664,54 @@ export interface Frame {
   };
 }
 /**
+ * One part of one layer: how the models that a run will merge differ from its base.
+ *
+ * This interface was referenced by `Wire`'s JSON-Schema
+ * via the `definition` "FusionCell".
+ */
+export interface FusionCell {
+  /**
+   * Which layer; null outside the layers.
+   */
+  layer: number | null;
+  /**
+   * attention, feed-forward, norms or embeddings.
+   */
+  part: string;
+  /**
+   * Length of the models' changes as a share of the base's weights.
+   */
+  change: number;
+  /**
+   * Between their changes: 1 they repeat each other, 0 independent, -1 opposite; null where only one changed.
+   */
+  cosine: number | null;
+  /**
+   * Share of numbers changed by several models that all moved the same way.
+   */
+  agreement: number | null;
+}
+/**
+ * What a merge at the end of a run will bring together, before it does.
+ *
+ * This interface was referenced by `Wire`'s JSON-Schema
+ * via the `definition` "FusionView".
+ */
+export interface FusionView {
+  /**
+   * How it merges.
+   */
+  method: string;
+  /**
+   * Whose changes are compared; the base is what they are compared with.
+   */
+  models: string[];
+  /**
+   * By layer and part.
+   */
+  cells: FusionCell[];
+}
+/**
  * A question that waits for a person.
  *
  * This interface was referenced by `Wire`'s JSON-Schema
@@ -799,7 +847,7 @@ export interface PhaseView {
    */
   stage: string;
   /**
-   * baseline, grow, extend, heal, export.
+   * baseline, grow, extend, heal, merge, export.
    */
   kind: string;
   /**

@@ -6,6 +6,7 @@ import { type Live, useDetail, useStream } from "../live";
 import { Badge } from "../parts/Badge";
 import { Controls } from "../parts/Controls";
 import { Changes } from "../parts/Changes";
+import { Fusion } from "../parts/Fusion";
 import { GatePanel } from "../parts/GatePanel";
 import { Gauges } from "../parts/Gauges";
 import { GrowthPicture } from "../parts/GrowthPicture";
@@ -66,6 +67,7 @@ function Shown({ live, detail, changed }: { live: Live; detail: RunDetail; chang
         <Needles measured={now} />
         <GrowthPicture plan={detail.plan} />
       </div>
+      <Fusion detail={detail} />
       <Changes detail={detail} />
       <Log frames={flight.log} />
       <div className="charts">

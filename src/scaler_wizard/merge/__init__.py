@@ -6,6 +6,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Annotated
+
+from pydantic import Field
 
 from scaler_wizard.merge.breadcrumbs import Breadcrumbs, BreadcrumbsTies
 from scaler_wizard.merge.dare import DareLinear, DareTies
@@ -42,8 +45,31 @@ METHODS: Mapping[str, type[Method]] = {
 }
 """Every method by the name that a recipe uses."""
 
+AnyMethod = Annotated[
+    Linear
+    | Slerp
+    | NuSlerp
+    | MultiSlerp
+    | TaskArithmetic
+    | Ties
+    | DareLinear
+    | DareTies
+    | DellaLinear
+    | Della
+    | Breadcrumbs
+    | BreadcrumbsTies
+    | ModelStock
+    | Sce
+    | TsvMerge
+    | IsoC
+    | Passthrough,
+    Field(discriminator="method"),
+]
+"""Any method, as a field of a record."""
+
 __all__ = [
     "METHODS",
+    "AnyMethod",
     "Breadcrumbs",
     "BreadcrumbsTies",
     "DareLinear",

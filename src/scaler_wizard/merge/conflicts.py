@@ -5,7 +5,7 @@ Everything is read once, streamed; nothing is written but the picture.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -32,12 +32,22 @@ class Conflict(Record):
     """Which layer; null outside the layers."""
     part: str
     """attention, feed-forward, norms or embeddings."""
-    cosine: float
-    """Mean cosine between the models' changes: 1 they repeat each other, 0 they have nothing in common, -1 opposite."""
-    agreement: float
+    change: float
+    """Length of the models' changes, on average, as a share of the length of the base's weights here."""
+    cosine: float | None
+    """Mean cosine between the models' changes: 1 they repeat each other, 0 they have nothing in common, -1 opposite;
+    null where only one model changed the base."""
+    agreement: float | None
     """Share of the numbers changed by several models that all of them moved the same way; by chance 0.5 for two."""
-    kept: float
+    kept: float | None
     """Size of the sum of all changes, as a share of the sum of their sizes: what does not cancel."""
+
+    def says(self) -> str:
+        """The same in a few words."""
+        moved = f"moved {self.change:.2%}"
+        if self.cosine is None or self.agreement is None or self.kept is None:
+            return moved
+        return f"cosine {self.cosine:+.3f}, same sign {self.agreement:.0%}, kept {self.kept:.0%}, {moved}"
 
 
 class Conflicts(Record):
@@ -60,8 +70,7 @@ class Conflicts(Record):
         found += [("cosine", f"{self.cosines[i][j]:+.3f} {self.models[i]} and {self.models[j]}") for i, j in pairs]
         for one in self.parts:
             where = "ends" if one.layer is None else f"layer {one.layer}"
-            says = f"cosine {one.cosine:+.3f}, same sign {one.agreement:.0%}, kept {one.kept:.0%}"
-            found.append((f"{where} {one.part}", says))
+            found.append((f"{where} {one.part}", one.says()))
         return found
 
 
@@ -69,28 +78,31 @@ def find_conflicts(method: Method, parents: Mapping[str, Parent]) -> Conflicts:
     """Compare the models' task vectors, tensor by tensor."""
     if method.base is None or method.stacks or len(method.models) < 2:
         raise ScalerError("conflicts are between the changes of several models of one base", "name `base` and models")
-    base, models = parents[method.base], [parents[model.model] for model in method.models]
-    first = run_of(method.models[0], parents)[0]
+    models = [parents[model.model] for model in method.models]
+    return compare_changes(parents[method.base], models, first=run_of(method.models[0], parents)[0])
+
+
+def compare_changes(base: Parent, models: Sequence[Parent], *, first: int = 0) -> Conflicts:
+    """What each model added to the base, by layer and part; their layer 0 came from the base's layer `first`."""
     sums: dict[tuple[int | None, str], Floats] = {}
-    whole, grams = 0.0, np.zeros((len(models), len(models)))
+    wholes: dict[tuple[int | None, str], float] = {}
     source = Source(0)
     try:
         for place in models[0].view.places():
             parts = tuple(one.tensor(place, first) for one in (base, *models))
-            look = Vectors(Survey(parts, source))
-            found = np.sum(list(look.each(_facts)), axis=0)
             key = (place.layer, part_of(place))
-            sums[key] = sums.get(key, 0.0) + found
-            whole += sum(Survey(parts[:1], source).each(_square))
-            grams += found[4:].reshape(grams.shape)
+            sums[key] = sums.get(key, 0.0) + np.sum(list(Vectors(Survey(parts, source)).each(_facts)), axis=0)
+            wholes[key] = wholes.get(key, 0.0) + sum(Survey(parts[:1], source).each(_square))
     finally:
         source.close()
+    grams = np.sum([found[4:] for found in sums.values()], axis=0).reshape(len(models), len(models))
+    whole = sum(wholes.values())
     ordered = sorted(sums, key=lambda key: (key[0] is not None, key[0] or 0, PARTS.index(key[1])))
     return Conflicts(
         models=tuple(one.name for one in models),
         cosines=tuple(tuple(float(value) for value in row) for row in _cosines(grams)),
         sizes=tuple(float(np.sqrt(square / whole)) for square in np.diag(grams)),
-        parts=tuple(_conflict(key, sums[key], len(models)) for key in ordered),
+        parts=tuple(_conflict(key, sums[key], wholes[key], len(models)) for key in ordered),
     )
 
 
@@ -109,15 +121,16 @@ def _facts(changes: list[Array]) -> Floats:
     return np.array([np.count_nonzero(several), np.count_nonzero(same), kept, size, *products(changes).reshape(-1)])
 
 
-def _conflict(key: tuple[int | None, str], found: Floats, count: int) -> Conflict:
-    cosines = _cosines(found[4:].reshape(count, count))
-    pairs = [cosines[i, j] for i in range(count) for j in range(i + 1, count)]
+def _conflict(key: tuple[int | None, str], found: Floats, whole: float, count: int) -> Conflict:
+    grams = found[4:].reshape(count, count)
+    pairs = [_cosines(grams)[i, j] for i in range(count) for j in range(i + 1, count)]
     return Conflict(
         layer=key[0],
         part=key[1],
-        cosine=float(np.mean(pairs)),
-        agreement=float(found[1] / found[0]) if found[0] else 1.0,
-        kept=float(found[2] / found[3]) if found[3] else 1.0,
+        change=float(np.mean(np.sqrt(np.diag(grams) / whole))) if whole else 0.0,
+        cosine=float(np.mean(pairs)) if pairs else None,
+        agreement=None if not pairs else float(found[1] / found[0]) if found[0] else 1.0,
+        kept=None if not pairs else float(found[2] / found[3]) if found[3] else 1.0,
     )
 
 
@@ -143,7 +156,7 @@ def draw(conflicts: Conflicts, file: Path) -> None:
 
     parts = PARTS[:3]
     layers = sorted({one.layer for one in conflicts.parts if one.layer is not None})
-    cells = {(one.layer, one.part): one.cosine for one in conflicts.parts}
+    cells = {(one.layer, one.part): one.cosine for one in conflicts.parts if one.cosine is not None}
     values = np.array([[cells.get((layer, part), np.nan) for part in parts] for layer in layers])
     figure = Figure(figsize=(4.5, 1.2 + 0.24 * len(layers)), layout="constrained")
     axes = figure.add_subplot()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Field, model_validator
+from pydantic import ConfigDict, Field, model_validator
 
 from scaler_wizard.errors import ScalerError
 from scaler_wizard.merge.settings import Setting, Weight, value_at
@@ -69,6 +69,8 @@ class Tensors:
 
 class Method(Record):
     """One way to merge; a subclass adds its settings, those of each model, and a literal `method`."""
+
+    model_config = ConfigDict(defer_build=True)  # of 17 methods a merge uses one
 
     title: ClassVar[str]
     """What it does, in a few words."""

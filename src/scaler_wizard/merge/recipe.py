@@ -13,12 +13,30 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import Field
 
 from scaler_wizard.errors import ScalerError
 from scaler_wizard.merge.mergekit import translated
 from scaler_wizard.merge.method import Method
 from scaler_wizard.recipe import load_yaml
+from scaler_wizard.record import Record
+
+
+class WeightSearch(Record):
+    """How merge weights are chosen, and on which texts the merge is judged."""
+
+    texts: Annotated[dict[str, str], Field(min_length=1)]
+    """Text for each skill that the merge shall keep: `kjv`, a file or a folder, by a name."""
+    tries: Annotated[int, Field(ge=1, le=1000)] = 24
+    """Merges that are measured at most; 1 takes the weights as they are."""
+    seconds: Annotated[float, Field(gt=0)] | None = None
+    """Time after which the best so far is taken."""
+    windows: Annotated[int, Field(ge=4, le=1000)] = 8
+    """Calibration windows of each text; twice as many held-out ones judge the result."""
+    length: Annotated[int, Field(ge=16, le=8192)] = 256
+    """Tokens of a window."""
 
 
 def load_merge(path: Path, methods: Mapping[str, type[Method]]) -> Method:
@@ -31,6 +49,12 @@ def load_merge(path: Path, methods: Mapping[str, type[Method]]) -> Method:
         wrong = "no `merge:` block" if "merge" not in data else f"{extra}: no such field beside `merge:`"
         raise ScalerError(f"{path.name}: {wrong}", "write `merge:` with `method:` and `models:`, or mergekit's format")
     return read_merge(data["merge"], f"{path.name}: merge", methods)
+
+
+def load_search(path: Path) -> WeightSearch | None:
+    """The `search:` block of a recipe file; None where it has none."""
+    data = load_yaml(path)
+    return WeightSearch.read(data["search"], f"{path.name}: search") if isinstance(data.get("search"), dict) else None
 
 
 def read_merge(block: Mapping[str, Any], name: str, methods: Mapping[str, type[Method]]) -> Method:

@@ -27,7 +27,7 @@ from scaler_wizard.run import Run, list_runs
 from scaler_wizard.server import steer
 from scaler_wizard.server.begin import Shop, contract_view, plan_view, recipe_fields
 from scaler_wizard.server.feed import Feed, Feeds, server_sent, socket_text
-from scaler_wizard.server.glance import detail, difference, row
+from scaler_wizard.server.glance import detail, difference, fusion, row
 from scaler_wizard.server.guard import COOKIE, SESSION_SECONDS, Guard, Keys
 from scaler_wizard.server.pack import tar_stream
 from scaler_wizard.server.pages import FOREVER, Page, load_pages
@@ -39,6 +39,7 @@ from scaler_wizard.server.wire import (
     ContractView,
     Difference,
     Feedback,
+    FusionView,
     Link,
     ModelRow,
     Outcome,
@@ -233,6 +234,11 @@ def _add_runs(app: FastAPI, place: Place) -> None:
     def compare_checkpoints(run_id: str, first: Slug | None = None, second: Slug | None = None) -> Response:
         with place.open(run_id) as (run, _):
             return _json(difference(run, first, second))
+
+    @app.get("/api/runs/{run_id}/fusion", response_model=FusionView)
+    def preview_merge(run_id: str) -> Response:
+        with place.open(run_id) as (run, plan):
+            return _json(fusion(run, plan))
 
     @app.post("/api/runs/{run_id}/feedback", status_code=204)
     def note_feedback(run_id: str, ask: Feedback) -> Response:

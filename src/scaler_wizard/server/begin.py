@@ -19,6 +19,7 @@ from scaler_wizard.experience import error_note
 from scaler_wizard.grow import grown
 from scaler_wizard.hardware import Hardware, detect
 from scaler_wizard.models import resolve
+from scaler_wizard.parents import BASE, GROWN
 from scaler_wizard.phases import Estimate, Grow, Plan, Train
 from scaler_wizard.plan import make_plan, to_yaml
 from scaler_wizard.recipe import Recipe
@@ -73,8 +74,28 @@ class Shop:
 
     def recipe(self, wish: Wish) -> Recipe:
         """The recipe of a wish."""
-        data = wish.data if wish.data == "kjv" else str(self.uploads.file(wish.data))
-        return Recipe.read(recipe_fields(wish) | {"model": self.model(wish.model), "data": data}, "wish")
+        fields = recipe_fields(wish) | {"model": self.model(wish.model), "data": self._text(wish.data)}
+        if "merge" in fields:
+            fields["merge"] = self._merge(fields["merge"])
+        return Recipe.read(fields, "wish")
+
+    def _merge(self, block: Any) -> Any:
+        """A merge block whose models and texts are things of this server, by their ids."""
+        try:
+            named = {key: self._parent(block[key]) for key in ("base", "configuration", "tokenizer") if key in block}
+            models = [{**one, "model": self._parent(one["model"])} for one in block["models"]]
+            search = dict(block.get("search", {}))
+            files = {name: self._text(str(source)) for name, source in search.get("texts", {}).items()}
+        except (AttributeError, KeyError, TypeError, ValueError):
+            raise ScalerError("more: merge: not a merge block", "send it as the advice gave it") from None
+        search |= {"texts": files} if files else {}
+        return {**block, **named, "models": models, **({"search": search} if search else {})}
+
+    def _text(self, source: str) -> str:
+        return source if source == "kjv" else str(self.uploads.file(source))
+
+    def _parent(self, name: Any) -> str:
+        return str(name) if name in (GROWN, BASE) else self.model(str(name))
 
     def plan(self, wish: Wish) -> Plan:
         """The same plan that the command line makes."""
@@ -119,7 +140,7 @@ def _row(name: str, shown: str, folder: Path) -> ModelRow:
     return ModelRow(id=name, name=shown, detail=detail, ready=True)
 
 
-MORE = ("allow", "breaker", "gate", "heal", "limits", "measure", "seed")
+MORE = ("allow", "breaker", "gate", "heal", "limits", "measure", "merge", "seed")
 """Fields of a recipe that advice may set without a control of its own."""
 
 

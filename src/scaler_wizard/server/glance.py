@@ -9,13 +9,26 @@ from scaler_wizard.contract import read_signed
 from scaler_wizard.errors import ScalerError
 from scaler_wizard.journal import Row
 from scaler_wizard.payload import cockpit, measurement_of
-from scaler_wizard.phases import Plan
+from scaler_wizard.phases import Merge, Plan
 from scaler_wizard.plan import load_plan
+from scaler_wizard.planned_merge import preview
 from scaler_wizard.recipe import load_yaml
 from scaler_wizard.run import Run
 from scaler_wizard.server.begin import plan_view
 from scaler_wizard.server.steer import alive, standing_gate, undo_target
-from scaler_wizard.server.wire import CheckpointView, Difference, Figure, GateView, LimitsView, RunDetail, RunRow, Shift
+from scaler_wizard.server.wire import (
+    CheckpointView,
+    Difference,
+    Figure,
+    FusionCell,
+    FusionView,
+    GateView,
+    LimitsView,
+    RunDetail,
+    RunRow,
+    Shift,
+)
+from scaler_wizard.story import named_only
 from scaler_wizard.supervisor import memory_limit
 from scaler_wizard.view import changelog, evidence_rows
 
@@ -99,6 +112,19 @@ def _gate(found: Row | None) -> GateView | None:
         evidence=tuple(Figure(name=name, value=value) for name, value in evidence_rows(found.data["evidence"])),
         evidence_hash=found.data["evidence_hash"],
         measurement=measurement_of(found.data["evidence"].get("measurement")),
+    )
+
+
+def fusion(run: Run, plan: Plan) -> FusionView:
+    """How the models that the run will merge get on with each other, as they are now."""
+    if run.current is None:
+        raise ScalerError(f"{run.id}: there is no checkpoint yet", "wait for the first phase")
+    found = preview(run.folder / "plan.yaml", run.checkpoints / run.current)
+    method = next(phase.change.method for phase in plan.phases if isinstance(phase.change, Merge))
+    return FusionView(
+        method=method.method,
+        models=tuple(named_only(name) for name in found.models),
+        cells=tuple(FusionCell(**one.model_dump(exclude={"kept"})) for one in found.parts),
     )
 
 

@@ -72,7 +72,7 @@ class PhaseView(Payload):
     stage: str
     """P0..P4."""
     kind: str
-    """baseline, grow, extend, heal, export."""
+    """baseline, grow, extend, heal, merge, export."""
     title: str
     """For a person."""
     estimate: EstimateView
@@ -214,6 +214,32 @@ class RunDetail(Payload):
     """Whether the report is written."""
     sequence: int
     """Newest event in this answer."""
+
+
+class FusionCell(Payload):
+    """One part of one layer: how the models that a run will merge differ from its base."""
+
+    layer: int | None
+    """Which layer; null outside the layers."""
+    part: str
+    """attention, feed-forward, norms or embeddings."""
+    change: float
+    """Length of the models' changes as a share of the base's weights."""
+    cosine: float | None
+    """Between their changes: 1 they repeat each other, 0 independent, -1 opposite; null where only one changed."""
+    agreement: float | None
+    """Share of numbers changed by several models that all moved the same way."""
+
+
+class FusionView(Payload):
+    """What a merge at the end of a run will bring together, before it does."""
+
+    method: str
+    """How it merges."""
+    models: tuple[str, ...]
+    """Whose changes are compared; the base is what they are compared with."""
+    cells: tuple[FusionCell, ...]
+    """By layer and part."""
 
 
 class Command(Payload):
