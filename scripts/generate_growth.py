@@ -25,6 +25,7 @@ MODEL: dict[str, Any] = {
     "vocab_size": 256,
     "moe_intermediate_size": 96,
     "shared_expert_intermediate_size": 96,
+    "shared_intermediate_size": 96,
     "num_experts": 4,
     "num_local_experts": 4,
     "no_rope_layers": [1, 1, 1, 0],

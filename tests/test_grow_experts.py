@@ -83,6 +83,19 @@ def test_a_shared_expert_keeps_the_function(tmp_path: Path, family: str, changes
     assert read_architecture(tmp_path / "grown").family == "qwen2_moe"
 
 
+@pytest.mark.parametrize("changes", [{}, {"attention_bias": True, "tie_word_embeddings": True}])
+def test_granite_keeps_its_block_as_a_shared_expert(tmp_path: Path, changes: dict[str, Any]) -> None:
+    operator = SharedExpert(experts=6, active=3, size=24)
+    assert difference(make(tmp_path, "granite", **changes), operator, IdentityBlocks(blocks=1)) < 1e-5
+    assert difference(tmp_path, operator) < 1e-5
+    new = load_file(tmp_path / "grown/model.safetensors")
+    experts = new["model.layers.0.block_sparse_moe.input_linear.weight"]  # (experts, gate and up, hidden)
+    assert experts.shape == (6, 48, 32) and not torch.equal(experts[0], experts[1])
+    assert not torch.equal(experts[0, :24], experts[0, 24:])
+    fresh = new_parameters(read_architecture(tmp_path), [operator]).tensors
+    assert not any("shared_mlp" in name for name in fresh) and any("input_linear" in name for name in fresh)
+
+
 def test_equal_experts_change_no_bit_in_bf16(tmp_path: Path) -> None:
     assert difference(make(tmp_path, dtype="bfloat16"), Upcycle()) == 0.0
 

@@ -46,6 +46,10 @@ CONFIGS: dict[str, tuple[str, dict[str, Any]]] = {
     ),
     "flex_olmo": ("FlexOlmoConfig", {"num_experts": 4, "num_experts_per_tok": 2}),
     "granitemoe": ("GraniteMoeConfig", {"num_local_experts": 4, "residual_multiplier": 0.5}),
+    "granitemoeshared": (
+        "GraniteMoeSharedConfig",
+        {"num_local_experts": 4, "shared_intermediate_size": 40, "residual_multiplier": 0.5},
+    ),
     "qwen2_moe": (
         "Qwen2MoeConfig",
         {

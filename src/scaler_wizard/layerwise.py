@@ -105,7 +105,12 @@ def _weight(name: str, view: Blueprint, read: Read) -> torch.Tensor:
     stem, _, part = name.partition(".experts.")
     if part in ("gate_up_proj", "down_proj"):
         return _experts(stem, part, view, read)
-    return read(name.replace(".router.weight", ".router.layer.weight") if view.family == "granitemoe" else name)
+    return read(name.replace(".router.weight", ".router.layer.weight") if _stacked(view) else name)
+
+
+def _stacked(view: Blueprint) -> bool:
+    """Whether all experts' matrices are one tensor in the file as well."""
+    return any(row.stacked for row in view.rows.rows)
 
 
 def _experts(stem: str, part: str, view: Blueprint, read: Read) -> torch.Tensor:
@@ -113,7 +118,7 @@ def _experts(stem: str, part: str, view: Blueprint, read: Read) -> torch.Tensor:
     import torch
 
     into = part == "gate_up_proj"
-    if view.family == "granitemoe":
+    if _stacked(view):
         return read(f"{stem}.{'input' if into else 'output'}_linear.weight")
     mixtral = view.family == "mixtral"
     parts = (("w1", "w3") if into else ("w2",)) if mixtral else (("gate_proj", "up_proj") if into else ("down_proj",))

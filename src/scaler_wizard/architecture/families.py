@@ -165,6 +165,10 @@ STACKED_EXPERTS = (
     Row(BLOCK + "block_sparse_moe.input_linear.weight", "ffn_in", (("ffn", "ffn"), ("hidden",)), stacked=True),
     Row(BLOCK + "block_sparse_moe.output_linear.weight", "ffn_out", (("hidden",), ("ffn",)), stacked=True),
 )
+GRANITE_SHARED = (
+    Row(BLOCK + "shared_mlp.input_linear.weight", "ffn_in", (("shared_ffn", "shared_ffn"), ("hidden",))),
+    Row(BLOCK + "shared_mlp.output_linear.weight", "ffn_out", (("hidden",), ("shared_ffn",))),
+)
 SHARED_EXPERTS = (
     Row(BLOCK + "mlp.gate.weight", "router", (("experts",), ("hidden",))),
     Row(BLOCK + "mlp.experts.{expert}.gate_proj.weight", "ffn_in", (("expert_ffn",), ("hidden",))),
@@ -237,7 +241,7 @@ FAMILIES: Mapping[str, Family] = {
             "gemma2",
             "Gemma2ForCausalLM",
             _rows(ENDS, GEMMA_NORMS, ATTENTION, BIASES, FFN),
-            GEMMA,
+            {**GEMMA, "final_logit_softcapping": 30.0},
             norm_offset=1.0,
             scales_embeddings=True,
             layer_types="alternate",
@@ -311,6 +315,14 @@ FAMILIES: Mapping[str, Family] = {
             "GraniteMoeForCausalLM",
             _rows(ENDS, PRE_NORMS, ATTENTION, BIASES, STACKED_EXPERTS),
             {**COMMON, "num_local_experts": 8, "num_experts_per_tok": 2},
+            experts="num_local_experts",
+        ),
+        Family(
+            "granitemoeshared",
+            "GraniteMoeSharedForCausalLM",
+            _rows(ENDS, PRE_NORMS, ATTENTION, BIASES, STACKED_EXPERTS, GRANITE_SHARED),
+            {**COMMON, "num_local_experts": 8, "num_experts_per_tok": 2},
+            keys={"ffn": "intermediate_size", "shared_ffn": "shared_intermediate_size"},
             experts="num_local_experts",
         ),
         Family(

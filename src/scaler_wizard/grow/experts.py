@@ -23,6 +23,11 @@ PARTS = {
     **{part: part for part in ("gate_proj", "up_proj", "down_proj")},
 }
 """Names of a feed-forward block's three matrices: Mixtral's and everybody else's."""
+FUSED: Mapping[str, tuple[str, ...]] = {
+    "input_linear": ("gate_proj", "up_proj"),
+    "output_linear": ("down_proj",),
+}
+"""Granite's names, whose tensors hold several of these."""
 GONE = ("mlp_bias", "pretraining_tp", "rope_theta", "rope_scaling", "layer_types", "max_window_layers")
 """Keys that the mixtures' configurations do not have."""
 
@@ -103,10 +108,10 @@ class SplitIntoExperts(GrowthOperator):
 
 
 class SharedExpert(GrowthOperator):
-    """Keep the dense block as a shared expert and add routed experts that are distinct at once (Qwen2-MoE)."""
+    """Keep the dense block as a shared expert and add routed experts that are distinct at once."""
 
     title: ClassVar[str] = "shared expert with new routed experts"
-    paper: ClassVar[str] = "DeepSeekMoE, arXiv:2401.06066; Qwen2-MoE"
+    paper: ClassVar[str] = "DeepSeekMoE, arXiv:2401.06066; Qwen2-MoE; Granite 3"
     trains_first: ClassVar[str] = "The new experts' output matrices, which start at zero; then the rest of them."
 
     op: Literal["shared_expert"] = "shared_expert"
@@ -122,14 +127,27 @@ class SharedExpert(GrowthOperator):
 
     @property
     def preserves(self) -> Preserves:
-        """Twice the output behind a gate of one half."""
+        """Twice the output behind a gate of one half, or (Granite) the output as it is."""
         return "exact"
 
     def resized(self, view: Blueprint) -> Blueprint:
-        """A Qwen2-MoE configuration."""
-        _refuse_source(view, self.op, ("llama", "mistral", "qwen2"))
+        """The configuration of the family's mixture with a shared expert."""
+        _refuse_source(view, self.op, SHARED)
         if self.active > self.experts:
             raise refuse(self.op, f"{self.active} of {self.experts} experts cannot be active", "lower `active`")
+        return self._granite(view) if view.family == "granite" else self._qwen(view)
+
+    def _granite(self, view: Blueprint) -> Blueprint:
+        return _converted(
+            view,
+            "granitemoeshared",
+            intermediate_size=self.size,
+            shared_intermediate_size=view.ffn,
+            num_local_experts=self.experts,
+            num_experts_per_tok=self.active,
+        )
+
+    def _qwen(self, view: Blueprint) -> Blueprint:
         window = view.value("sliding_window")
         types = view.layer_types or [("sliding" if window else "full") + "_attention"] * view.layers
         return _converted(
@@ -150,16 +168,18 @@ class SharedExpert(GrowthOperator):
         )
 
     def apply(self, view: Blueprint, program: Program) -> tuple[Blueprint, Program]:
-        """Double the dense block's output, add silent random experts, a router and a gate at zero."""
+        """Keep the dense block (doubled behind a gate at zero), add silent random experts and a router."""
+        after = self.resized(view)
+        shared = 2.0 if any(row.role == "shared_gate" for row in after.rows.rows) else 1.0
 
         def expert(place: Place, dense: Expression) -> tuple[Expression, Fresh | None]:
             if place.expert is None:
-                return (Scaled(dense, 2.0) if place.row.role == "ffn_out" else dense), None
+                return (Scaled(dense, shared) if place.row.role == "ffn_out" and shared != 1 else dense), None
             if place.row.role == "ffn_out":
                 return zeros(place.shape, dense.dtype), Fresh(whole=True)
             return Random(place.shape, dense.dtype, spread_of(dense), place.name), Fresh(whole=True)
 
-        return _mixed(view, self.resized(view), program, expert, self.router_noise)
+        return _mixed(view, after, program, expert, self.router_noise)
 
 
 class DuplicateExperts(GrowthOperator):
@@ -231,8 +251,8 @@ def _mixed(
             router = Random(place.shape, dtype, noise, place.name) if noise else zeros(place.shape, dtype)
             draft.replace(place.name, router, Fresh(whole=True))
             continue
-        if place.stack:
-            _stack(draft, place, program, dense, expert)
+        if place.name.split(".")[-2] in FUSED:
+            _fuse(draft, place, program, dense, expert)
             continue
         origin = dense.format(PARTS[place.name.split(".")[-2]])
         tensor, fresh = expert(place, program.tensors[origin])
@@ -240,12 +260,17 @@ def _mixed(
     return draft.done(after)
 
 
-def _stack(draft: Draft, place: Place, program: Program, dense: str, expert: Expert) -> None:
-    """All experts' matrices on one another; gate and up projection of each are fused."""
-    parts = ("gate_proj", "up_proj") if place.row.role == "ffn_in" else ("down_proj",)
+def _fuse(draft: Draft, place: Place, program: Program, dense: str, expert: Expert) -> None:
+    """Gate and up projection of a block as one tensor, or those of all experts on one another."""
+    parts = FUSED[place.name.split(".")[-2]]
+    numbers = range(place.stack) if place.stack else [None]
+    shape = (place.shape[0] // (len(parts) * len(numbers)), *place.shape[1:])
     made = [
-        expert(replace(place, expert=number), program.tensors[dense.format(part)])
-        for number in range(place.stack or 0)
+        expert(
+            replace(place, name=f"{place.name}#{number}.{part}", expert=number, shape=shape),
+            program.tensors[dense.format(part)],
+        )
+        for number in numbers
         for part in parts
     ]
     stacked = join([tensor for tensor, _ in made], 0)
@@ -262,10 +287,17 @@ MIXTURES: Mapping[str, str] = {
     "granite": "granitemoe",
 }
 """The stock mixture that computes what a dense family does."""
+SHARED: Mapping[str, str] = {
+    "llama": "qwen2_moe",
+    "mistral": "qwen2_moe",
+    "qwen2": "qwen2_moe",
+    "granite": "granitemoeshared",
+}
+"""The same with a shared expert."""
 
 
 def _mixture(view: Blueprint, operator: str, *, experts: int, active: int, ffn: int) -> Blueprint:
-    _refuse_source(view, operator, tuple(MIXTURES))
+    _refuse_source(view, operator, MIXTURES)
     if active > experts:
         raise refuse(operator, f"{active} of {experts} experts cannot be active", "lower `active`")
     family = FAMILIES[MIXTURES[view.family]]
@@ -295,14 +327,13 @@ def _converted(view: Blueprint, model_type: str, **changes: Any) -> Blueprint:
     return view.changed(**{**dict.fromkeys(GONE), **written, **changes})
 
 
-def _refuse_source(view: Blueprint, operator: str, families: tuple[str, ...]) -> None:
-    cure = f"it works on {', '.join(families)}; widen_ffn works on every family"
+def _refuse_source(view: Blueprint, operator: str, mixtures: Mapping[str, str]) -> None:
+    cure = f"it works on {', '.join(mixtures)}; widen_ffn works on every family"
     if view.experts:
         raise refuse(operator, f"{view.family} is a mixture already", "use duplicate_experts or widen_ffn")
-    if view.family not in families:
+    if view.family not in mixtures:
         kind = "a shared expert" if operator == "shared_expert" else "equal experts"
         raise refuse(operator, f"{view.family} has no stock mixture with {kind} that computes the same", cure)
-    mixture = FAMILIES.get(MIXTURES.get(view.family, ""))
-    has_place = mixture is not None and any(row.when == "attention_bias" for row in mixture.rows)
-    if view.value("mlp_bias") or (view.value("attention_bias") and not (has_place and operator != "shared_expert")):
+    has_place = any(row.when == "attention_bias" for row in FAMILIES[mixtures[view.family]].rows)
+    if view.value("mlp_bias") or (view.value("attention_bias") and not has_place):
         raise refuse(operator, "the stock mixture has no place for this model's biases", "use widen_ffn")

@@ -18,7 +18,9 @@ from scaler_wizard.weights import Program
 
 
 class _Repeated(GrowthOperator):
-    trains_first: ClassVar[str] = "Everything: distil on the base's own logits until the loss is back, then train on."
+    trains_first: ClassVar[str] = (
+        "The copies, or everything: on the base's own logits first, then on text alone; `scaler plan` does so."
+    )
 
     @property
     def preserves(self) -> Preserves:
