@@ -200,3 +200,23 @@ def test_heads_that_do_not_fit_together_are_refused(tmp_path: Path, changes: dic
     rewrite(tmp_path, **changes)
     with pytest.raises(ScalerError, match=r"config\.json"):
         read_architecture(tmp_path)
+
+
+def tokenizer(folder: Path, vocabulary: dict[str, int], *, added: int | None = None) -> None:
+    tokens = [] if added is None else [{"id": added, "content": "<image>", "special": True}]
+    model = {"type": "BPE", "vocab": vocabulary, "merges": ["a b"]}
+    (folder / "tokenizer.json").write_text(json.dumps({"added_tokens": tokens, "model": model}, indent=2))
+
+
+def test_a_tokenizer_with_tokens_that_the_embedding_lacks_is_refused(tmp_path: Path) -> None:
+    make(tmp_path)  # 64 rows
+    tokenizer(tmp_path, {"a": 0, "b": 64})
+    with pytest.raises(ScalerError, match="tokens up to 64, the embedding has 64 rows"):
+        read_architecture(tmp_path)
+
+
+def test_an_added_token_or_a_word_that_looks_like_a_number_is_no_reason_to_refuse(tmp_path: Path) -> None:
+    make(tmp_path)
+    for added in (None, 64):
+        tokenizer(tmp_path, {"a": 0, 'b": 900, ': 63}, added=added)
+        assert read_architecture(tmp_path).vocabulary == 64

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -16,6 +17,8 @@ from scaler_wizard.errors import ScalerError
 from scaler_wizard.untrusted.folder import cleaned
 
 LARGEST_CONFIG = 16 * 2**20
+LARGEST_TOKENIZER = 256 * 2**20
+TOKEN_NUMBER = re.compile(rb'": ?(\d{1,9})[,}\s]')
 RECOMPUTED = (".rotary_emb.inv_freq", ".masked_bias", ".attn.bias")  # buffers that older files carry
 DTYPES = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 
@@ -56,6 +59,7 @@ def read_architecture(folder: Path) -> Architecture:
         _all_layers_sparse(config)
     _lists_fit(blueprint)
     _heads_fit(blueprint)
+    _tokens_fit(blueprint, folder / "tokenizer.json")
     return Architecture(config=config, folder=folder, tensors=_matched(blueprint, _headers(folder)))
 
 
@@ -83,11 +87,11 @@ def read_config(file: Path) -> dict[str, Any]:
     return {aliases.get(key, key): value for key, value in cleaned(config).items()}
 
 
-def _json(file: Path, cure: str) -> dict[str, Any]:
+def _json(file: Path, cure: str, *, largest: int = LARGEST_CONFIG) -> dict[str, Any]:
     if not file.is_file():
         raise ScalerError(f"{file}: no such file", cure)
-    if file.stat().st_size > LARGEST_CONFIG:
-        raise ScalerError(f"{file.name}: larger than {LARGEST_CONFIG} bytes", "this is no configuration file")
+    if file.stat().st_size > largest:
+        raise ScalerError(f"{file.name}: larger than {largest} bytes", "this is no configuration file")
     try:
         data = json.loads(file.read_text(encoding="utf-8"))
     except (UnicodeDecodeError, ValueError, RecursionError):
@@ -179,6 +183,28 @@ def _heads_fit(blueprint: Blueprint) -> None:
             f"config.json: {blueprint.heads} query heads, {blueprint.kv_heads} key/value heads and a hidden size of "
             f"{blueprint.hidden} do not fit together",
             "use the config.json that belongs to these weights",
+        )
+
+
+def _tokens_fit(blueprint: Blueprint, file: Path) -> None:
+    """No token of the tokenizer's vocabulary may stand outside the embedding.
+
+    Added tokens may (Gemma 3 has one for images, which text never holds). The file is searched, and read as JSON only
+    where a number looks too large, since reading one takes a tenth of a second.
+    """
+    if not file.is_file() or file.stat().st_size > LARGEST_TOKENIZER:
+        return
+    raw = file.read_bytes()
+    listed = raw[raw.find(b'"vocab"') : raw.rfind(b'"merges"')]
+    if max(map(int, TOKEN_NUMBER.findall(listed)), default=0) < blueprint.vocabulary:
+        return
+    model = _json(file, "", largest=LARGEST_TOKENIZER).get("model")
+    vocabulary = model.get("vocab") if isinstance(model, dict) else None
+    numbers = [number for number in vocabulary.values() if type(number) is int] if isinstance(vocabulary, dict) else []
+    if max(numbers, default=0) >= blueprint.vocabulary:
+        raise ScalerError(
+            f"{file.name}: numbers tokens up to {max(numbers)}, the embedding has {blueprint.vocabulary} rows",
+            "use the tokenizer.json that belongs to these weights",
         )
 
 
