@@ -223,3 +223,17 @@ def test_companions_are_copied_and_code_is_not(tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
     assert copy_companions(tmp_path, tmp_path / "out") == ("LICENSE", "chat_template.jinja", "tokenizer.json")
     assert (tmp_path / "out/tokenizer.json").read_text() == "tokenizer.json"
+
+
+def test_hashing_a_large_file_needs_little_memory_and_gives_its_hash(tmp_path: Path) -> None:
+    file = tmp_path / "large"
+    with file.open("wb") as stream:
+        stream.truncate(300_000_003)
+        stream.seek(20_000_001)
+        stream.write(b"here")
+    code = (
+        "import sys; from pathlib import Path; from scaler_wizard.files import file_hash\n"
+        "print(file_hash(Path(sys.argv[1])), Path('/proc/self/status').read_text().split('VmHWM:')[1].split()[0])"
+    )
+    said = subprocess.run([sys.executable, "-c", code, str(file)], capture_output=True, text=True, check=True).stdout
+    assert said.split()[0] == blake3(file.read_bytes()).hexdigest() and int(said.split()[1]) < 60_000

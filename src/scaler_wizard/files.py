@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from mmap import ACCESS_READ, mmap
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,8 @@ MANIFEST = "manifest.json"
 PIECE = 2**20
 MAPPED = 2**24
 """Files from this size on are hashed through a memory map with every core; below, starting threads costs more."""
+WINDOW = 2**23
+"""Bytes that are mapped at once, since mapped pages count as memory in use."""
 
 
 def write_whole(file: Path, text: str) -> None:
@@ -45,12 +48,15 @@ def sync(path: Path) -> None:
 def file_hash(file: Path) -> str:
     """blake3 of a file; large ones with every core."""
     digest = blake3(max_threads=blake3.AUTO)
-    if file.stat().st_size >= MAPPED:
-        digest.update_mmap(file)
-        return digest.hexdigest()
+    size = file.stat().st_size
     with file.open("rb") as stream:
-        while piece := stream.read(PIECE):
-            digest.update(piece)
+        if size >= MAPPED:
+            for start in range(0, size, WINDOW):
+                with mmap(stream.fileno(), min(WINDOW, size - start), access=ACCESS_READ, offset=start) as window:
+                    digest.update(window)
+        else:
+            while piece := stream.read(PIECE):
+                digest.update(piece)
     return digest.hexdigest()
 
 
