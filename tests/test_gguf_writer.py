@@ -11,19 +11,21 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
 from transformers import AutoTokenizer
 
 from scaler_wizard.architecture import read_architecture
 from scaler_wizard.context.rope import METHODS, extended_config
 from scaler_wizard.errors import ScalerError
 from scaler_wizard.fetch import cache_folder
-from scaler_wizard.gguf_writer import attention_factor, frequency_factors, write_gguf
+from scaler_wizard.gguf_writer import TARGETS, attention_factor, frequency_factors, write_gguf
 from scaler_wizard.grow import (
     AddKvGroups,
     AddQueryHeads,
     GrowthOperator,
     HyperClone,
     IdentityBlocks,
+    SharedExpert,
     SplitIntoExperts,
     SplitKvHeads,
     Upcycle,
@@ -49,6 +51,7 @@ GROWTHS: dict[str, list[GrowthOperator]] = {
     "clone": [HyperClone(times=2)],
     "experts": [Upcycle(experts=3)],
     "cut-experts": [SplitIntoExperts(experts=2)],
+    "shared-expert": [SharedExpert(experts=4, size=64)],
     "all": [WidenHidden(size=192), WidenFfn(size=480), IdentityBlocks(blocks=1), Upcycle()],
 }
 
@@ -116,6 +119,84 @@ def test_a_longer_window_goes_on_the_same_in_both(tmp_path: Path, node_modules: 
     assert said == [transformers(tmp_path / "long", prompt)] and said != [transformers(base, prompt)]
 
 
+CUT = "\ufffd"
+"""Stands for a character that the last token has left unfinished."""
+KINDS: dict[str, dict[str, Any]] = {
+    **{family: {} for family in TARGETS},
+    "qwen2": {"use_sliding_window": False},
+    "qwen3": {"tie_word_embeddings": False},
+    "mistral": {"sliding_window": None},
+    "qwen2_moe": {"norm_topk_prob": False},
+    "granite": {"attention_multiplier": 0.2, "logits_scaling": 2.0, "attention_bias": True, "mlp_bias": True},
+    "llama-biased": {"tie_word_embeddings": False},
+}
+
+
+@pytest.mark.e2e
+def test_every_family_that_is_written_goes_on_the_same_in_llama_cpp(tmp_path: Path, node_modules: Path) -> None:
+    base = resolve("embedded").folder
+    tokens = json.loads((base / "config.json").read_text())
+    ends = {key: tokens[key] for key in ("bos_token_id", "eos_token_id")}
+    for seed, (kind, changes) in enumerate(KINDS.items()):
+        make(tmp_path / kind, kind, seed=seed, vocab_size=1024, max_position_embeddings=128, **ends, **changes)
+        copy_companions(base, tmp_path / kind)
+    files = [write_gguf(tmp_path / kind, tmp_path / f"{kind}.gguf") for kind in KINDS]
+    said = dict(zip(KINDS, llama_cpp(node_modules, KINGS, *files, tokens=12), strict=True))
+    expected = {kind: transformers(tmp_path / kind, KINGS, tokens=12).rstrip(CUT) for kind in KINDS}
+    assert {kind: text[: len(expected[kind])] for kind, text in said.items()} == expected  # it ends whole characters
+    assert len(set(expected.values())) == len(KINDS) and min(map(len, expected.values())) > 8
+
+
+@pytest.mark.e2e
+@pytest.mark.parametrize("rope", [{"rope_type": "linear", "factor": 4.0}, {"rope_type": "yarn", "factor": 4.0}])
+def test_other_graphs_know_two_kinds_of_scaling(tmp_path: Path, node_modules: Path, rope: dict[str, Any]) -> None:
+    base = resolve("embedded").folder
+    plain, scaled = {"rope_type": "default", "rope_theta": 1e4}, rope | {"rope_theta": 1e4}
+    if rope["rope_type"] == "yarn":
+        scaled |= {"original_max_position_embeddings": 32}
+    texts = []
+    for name, settings in (("plain", plain), ("scaled", scaled)):
+        make(tmp_path / name, "qwen3", vocab_size=1024, max_position_embeddings=128, rope_parameters=settings)
+        copy_companions(base, tmp_path / name)
+        texts.append(transformers(tmp_path / name, KINGS * 3, tokens=12))
+    said = llama_cpp(node_modules, KINGS * 3, write_gguf(tmp_path / "scaled", tmp_path / "x.gguf"), tokens=12)
+    assert said == texts[1:] and texts[0] != texts[1]
+
+
+SPACED = "And the king said unto him,  What is thy petition?\n\tIt shall be granted \u2014 na\u00efve \u4f60."
+
+
+@pytest.mark.e2e
+@pytest.mark.parametrize("style", ["prepended", "metaspace", "gemma"])
+def test_a_sentencepiece_tokenizer_cuts_text_the_same_in_llama_cpp(
+    tmp_path: Path, node_modules: Path, style: str
+) -> None:
+    tokenizer = sentencepiece(style)
+    make(tmp_path / "model", vocab_size=tokenizer.get_vocab_size(), bos_token_id=1, eos_token_id=2)
+    tokenizer.save(str(tmp_path / "model/tokenizer.json"))
+    asked = [str(SCRIPT), str(node_modules), "1", SPACED, str(write_gguf(tmp_path / "model", tmp_path / "x.gguf"))]
+    said = subprocess.run(["node", *asked], capture_output=True, text=True, check=True, timeout=280).stdout
+    assert json.loads(said)["prompt"] == tokenizer.encode(SPACED).ids
+    assert len(tokenizer.encode("petition").ids) < 8
+
+
+def sentencepiece(style: str) -> Tokenizer:
+    """A small BPE with byte fallback, trained on a verse, as Llama 2, Mistral or Gemma write it."""
+    tokenizer = Tokenizer(models.BPE(unk_token="<unk>", byte_fallback=True, fuse_unk=True))
+    if style == "metaspace":
+        tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="first", split=False)
+    else:
+        marks = [normalizers.Replace(" ", "\u2581")]
+        marks = [normalizers.Prepend("\u2581"), *marks] if style == "prepended" else marks
+        tokenizer.normalizer = normalizers.Sequence(marks)
+    special = ["<unk>", "<s>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256))]
+    verse = [(KINGS + " the people, What is thy petition? and it shall be granted thee;") for _ in range(9)]
+    tokenizer.train_from_iterator(verse, trainers.BpeTrainer(vocab_size=340, special_tokens=special))
+    data = json.loads(tokenizer.to_str())
+    data["added_tokens"] = data["added_tokens"][:3]  # bytes are no added tokens
+    return Tokenizer.from_str(json.dumps(data))
+
+
 @pytest.mark.slow
 @pytest.mark.e2e
 def test_a_real_model_goes_on_the_same_before_and_after_growth(tmp_path: Path, node_modules: Path) -> None:
@@ -145,7 +226,8 @@ def test_rotary_factors_are_those_of_transformers(tmp_path: Path, method: str) -
     ("family", "changes", "words"),
     [
         ("gemma2", {}, "gemma2 models"),
-        ("llama", {"attention_bias": True}, "biases"),
+        ("qwen2", {}, "less"),
+        ("qwen3_moe", {"norm_topk_prob": False}, "norm_topk_prob is False"),
         ("llama", {}, "tokenizer"),
     ],
 )

@@ -1,17 +1,17 @@
-"""Write a model folder as one GGUF file that llama.cpp runs: Llama, Mistral and Mixtral models with a byte-level BPE.
+"""Write a model folder as one GGUF file that llama.cpp runs; `TARGETS` lists the families.
 
-The file's tensors are a checkpoint program, streamed like any other: rotary rows change places, since llama.cpp turns
-neighbours where transformers turns halves, and experts are stacked. Weights keep their type, norms become fp32. Not
-covered: quantisation (llama.cpp's own `llama-quantize` does it), SentencePiece tokenizers, other families.
+The file's tensors are a checkpoint program, streamed like any other: rotary rows change places where llama.cpp turns
+neighbours and transformers halves, and experts are stacked. Weights keep their type, norms become fp32. Not covered:
+quantisation (llama.cpp's own `llama-quantize` does it), and families that llama.cpp computes by other rules.
 """
 
 from __future__ import annotations
 
-import json
 import math
 import os
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +20,40 @@ import numpy.typing as npt
 
 from scaler_wizard.architecture import Architecture, Place, read_architecture
 from scaler_wizard.errors import ScalerError
-from scaler_wizard.weights import Expression, Input, Scaled, Take, check_disk, join, stored_pieces, values
+from scaler_wizard.gguf_tokenizer import write_tokenizer
+from scaler_wizard.weights import Expression, Input, Scaled, Take, check_disk, join, stored_pieces, values, zeros
 
 Array = npt.NDArray[np.float64]
-FAMILIES = ("llama", "mistral", "mixtral")
+
+
+@dataclass(frozen=True)
+class Target:
+    """How llama.cpp knows a family."""
+
+    name: str
+    """Its architecture there."""
+    neighbours: bool = False
+    """It turns neighbouring rows of queries and keys by a rotary angle, where transformers turns halves of a head; its
+    graphs of this kind are those that read frequency factors."""
+    sums_to_one: bool | None = None
+    """Whether it makes the weights of the active experts add up to one; None where there are none."""
+    biased: bool = False
+    """Queries, keys and values must have biases: zeros where the model has none."""
+
+
+TARGETS: Mapping[str, Target] = {
+    "llama": Target("llama", neighbours=True),
+    "mistral": Target("llama", neighbours=True),
+    "mixtral": Target("llama", neighbours=True),
+    "granite": Target("granite", neighbours=True),
+    "granitemoe": Target("granitemoe", neighbours=True),
+    "granitemoeshared": Target("granitemoe", neighbours=True),
+    "qwen2": Target("qwen2"),
+    "qwen3": Target("qwen3"),
+    "olmo2": Target("olmo2"),
+    "qwen3_moe": Target("qwen3moe", sums_to_one=True),
+    "qwen2_moe": Target("qwen2moe", sums_to_one=False, biased=True),
+}
 NAMES = {
     "model.embed_tokens.weight": "token_embd.weight",
     "model.norm.weight": "output_norm.weight",
@@ -39,19 +69,41 @@ BLOCK = {
     "mlp.gate_proj": "ffn_gate",
     "mlp.up_proj": "ffn_up",
     "mlp.down_proj": "ffn_down",
+    "self_attn.q_norm": "attn_q_norm",
+    "self_attn.k_norm": "attn_k_norm",
     "block_sparse_moe.gate": "ffn_gate_inp",
+    "block_sparse_moe.router.layer": "ffn_gate_inp",
+    "block_sparse_moe.output_linear": "ffn_down_exps",
+    "shared_mlp.output_linear": "ffn_down_shexp",
+    "mlp.gate": "ffn_gate_inp",
+    "mlp.shared_expert_gate": "ffn_gate_inp_shexp",
+    "mlp.shared_expert.gate_proj": "ffn_gate_shexp",
+    "mlp.shared_expert.up_proj": "ffn_up_shexp",
+    "mlp.shared_expert.down_proj": "ffn_down_shexp",
 }
-EXPERTS = {"w1": "ffn_gate_exps", "w3": "ffn_up_exps", "w2": "ffn_down_exps"}
+BEHIND = {"post_attention_layernorm": "post_attention_norm", "post_feedforward_layernorm": "post_ffw_norm"}
+"""Norms of what a block is about to add."""
+EXPERTS = {
+    **{"w1": "ffn_gate_exps", "w3": "ffn_up_exps", "w2": "ffn_down_exps"},
+    **{"gate_proj": "ffn_gate_exps", "up_proj": "ffn_up_exps", "down_proj": "ffn_down_exps"},
+}
+FUSED = {
+    "block_sparse_moe.input_linear": ("ffn_gate_exps", "ffn_up_exps"),
+    "shared_mlp.input_linear": ("ffn_gate_shexp", "ffn_up_shexp"),
+}
+"""Granite's gate and up projection, which stand apart there."""
 TYPES = {"F32": 0, "F16": 1, "BF16": 30}
 """llama.cpp's numbers of tensor types."""
 FILE_TYPES = {"float32": 0, "float16": 1, "bfloat16": 32}
 """llama.cpp's numbers of file types."""
+GRANITE = {
+    "embedding_multiplier": "add_embedding_scale",
+    "residual_multiplier": "add_residual_scale",
+    "attention_multiplier": "add_attention_scale",
+    "logits_scaling": "add_logit_scale",
+}
+"""Granite's scales, and how the writer calls them."""
 ALIGNED = 32  # bytes, by the format
-LLAMA3_PATTERN = (
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+"
-    r"|\s+(?!\S)|\s+"
-)
-"""How Llama 3 cuts text."""
 
 
 def write_gguf(folder: Path, out: Path) -> Path:
@@ -64,7 +116,7 @@ def write_gguf(folder: Path, out: Path) -> Path:
     check_disk(out, sum(part.bytes for part in parts))
     beside = out.with_name(f".{out.name}.partial")
     try:
-        writer = GGUFWriter(beside, "llama")
+        writer = GGUFWriter(beside, TARGETS[source.family].name)
         _write_head(writer, source, parts)
         writer.write_header_to_file()
         writer.write_kv_data_to_file()
@@ -89,13 +141,22 @@ def _write_numbers(file: Path, parts: list[Part]) -> None:
 
 
 def _refuse(source: Architecture, out: Path) -> None:
-    if source.family not in FAMILIES:
+    target = TARGETS.get(source.family)
+    if target is None:
         raise ScalerError(
             f"{source.family} models are not written as GGUF here",
-            f"written are {', '.join(FAMILIES)}; llama.cpp's convert_hf_to_gguf.py knows more families",
+            f"written are {', '.join(TARGETS)}; llama.cpp's convert_hf_to_gguf.py knows more families",
         )
-    if source.value("attention_bias") or source.value("mlp_bias"):
-        raise ScalerError("models with biases are not written as GGUF here", "use llama.cpp's convert_hf_to_gguf.py")
+    if "sliding_attention" in (source.layer_types or ()):
+        raise ScalerError(
+            f"{source.family}: llama.cpp gives every layer the whole window; some of this model have less",
+            "train it with full attention first, or run it in transformers",
+        )
+    if target.sums_to_one not in (None, bool(source.value("norm_topk_prob"))):
+        raise ScalerError(
+            f"{source.family}: norm_topk_prob is {source.value('norm_topk_prob')}, which llama.cpp does not follow",
+            "run it in transformers",
+        )
     if not (source.folder / "tokenizer.json").is_file():
         raise ScalerError(
             f"{source.folder}: no tokenizer.json", "llama.cpp needs the tokenizer: put it into the folder"
@@ -124,54 +185,108 @@ class Part:
 
 
 def _parts(source: Architecture) -> Iterator[Part]:
+    target = TARGETS[source.family]
     for place in source.places():
-        tensor = Input(source.tensors[place.name])
-        if place.expert is None:
-            yield _part(_name(place.name), _turned(tensor, place, source))
-        elif place.expert == 0:
-            names = [place.row.name.format(layer=place.layer, expert=expert) for expert in range(source.experts or 0)]
-            stack = join([Input(source.tensors[name]) for name in names], 0)
-            name = f"blk.{place.layer}.{EXPERTS[place.name.split('.')[-2]]}.weight"
-            yield _part(name, stack, (len(names), *tensor.shape))
-    factors = frequency_factors(source.rope, source.head_dim)
+        yield from _tensors(place, source)
+    if target.biased and not source.value("qkv_bias"):
+        for layer in range(source.layers):
+            for name, size in (
+                ("attn_q", source.size("q")),
+                ("attn_k", source.size("kv")),
+                ("attn_v", source.size("kv")),
+            ):
+                yield _part(f"blk.{layer}.{name}.bias", zeros((size,), "F32"))
+    factors = _factors(source)
     if factors is not None:
         yield Part("rope_freqs.weight", factors.shape, TYPES["F32"], lambda: iter([factors.astype("<f4").tobytes()]))
 
 
+def _tensors(place: Place, source: Architecture) -> Iterator[Part]:
+    """What one tensor of the model becomes: itself, a part of a stack, or two."""
+    tensor, block = Input(source.tensors[place.name]), f"blk.{place.layer}"
+    if place.expert is None:
+        inner = ".".join(place.name.removesuffix(".weight").split(".")[3:])
+        if inner in FUSED:
+            yield from _apart(block, FUSED[inner], tensor, place)
+        else:
+            shape = place.stored_shape if place.stack else tensor.shape[1:] if place.row.role == "shared_gate" else None
+            yield _part(_name(place), _turned(tensor, place, source), shape)
+    elif place.expert == 0:
+        names = [place.row.name.format(layer=place.layer, expert=expert) for expert in range(source.experts or 0)]
+        stack = join([Input(source.tensors[name]) for name in names], 0)
+        yield _part(f"{block}.{EXPERTS[place.name.split('.')[-2]]}.weight", stack, (len(names), *tensor.shape))
+
+
+def _apart(block: str, names: tuple[str, str], tensor: Input, place: Place) -> Iterator[Part]:
+    """Gate and up projection of every expert, which stand on one another in the model's tensor."""
+    stack = place.stack or 1
+    half = tensor.shape[0] // stack // 2
+    for side, name in enumerate(names):
+        runs = tuple((start, start + half) for start in range(side * half, tensor.shape[0], 2 * half))
+        shape = (half, tensor.shape[1])
+        yield _part(f"{block}.{name}.weight", Take(tensor, 0, runs), (stack, *shape) if place.stack else shape)
+
+
 def _part(name: str, expression: Expression, shape: tuple[int, ...] | None = None) -> Part:
     """A matrix in its own type; a vector in fp32, as llama.cpp wants it."""
-    if len(expression.shape) == 1:
-        return Part(
-            name,
-            expression.shape,
-            TYPES["F32"],
-            lambda: (piece.astype("<f4").tobytes() for piece in values(expression, seed=0)),
-        )
-    return Part(name, shape or expression.shape, TYPES[expression.dtype], lambda: stored_pieces(expression, seed=0))
+    shape = shape or expression.shape
+    if len(shape) == 1:
+        pieces = partial(values, expression, seed=0)
+        return Part(name, shape, TYPES["F32"], lambda: (piece.astype("<f4").tobytes() for piece in pieces()))
+    return Part(name, shape, TYPES[expression.dtype], lambda: stored_pieces(expression, seed=0))
 
 
-def _name(name: str) -> str:
-    if name in NAMES:
-        return NAMES[name]
-    _, _, layer, *rest = name.removesuffix(".weight").split(".")
-    return f"blk.{layer}.{BLOCK['.'.join(rest)]}.weight"
+def _name(place: Place) -> str:
+    if place.name in NAMES:
+        return NAMES[place.name]
+    _, _, layer, *rest, kind = place.name.split(".")
+    inner = ".".join(rest)
+    return f"blk.{layer}.{BEHIND[inner] if place.row.role == 'post_norm' else BLOCK[inner]}.{kind}"
 
 
 def _turned(tensor: Input, place: Place, source: Architecture) -> Expression:
-    """Queries and keys: row 2i of a head from row i, row 2i + 1 from row i + head_dim / 2."""
-    if place.row.role not in ("query", "key"):
+    """Queries and keys: row 2i of a head from row i, row 2i + 1 from row i + head_dim / 2; queries with what cosine and
+    sine are multiplied with, where llama.cpp does not do it itself."""
+    role, target = place.row.role, TARGETS[source.family]
+    if not target.neighbours or role not in ("query", "key"):
         return tensor
     half = source.head_dim // 2
     starts = range(0, tensor.shape[0], source.head_dim)
     rows = [start + row + side for start in starts for row in range(half) for side in (0, half)]
     turned = Take(tensor, 0, tuple((row, row + 1) for row in rows))
     temperature = attention_factor(source.rope)
-    if place.row.role == "key" or temperature == 1.0:
+    if role == "key" or temperature == 1.0:
         return turned
     return Scaled(turned, temperature**2)  # transformers scales cosine and sine of queries and keys
 
 
 # -- rotary positions --------------------------------------------------------------------------------------------------
+
+
+def _factors(source: Architecture) -> Array | None:
+    """Frequency factors for the graphs that read them; others know two kinds of scaling by name."""
+    rope, kind = source.rope, source.rope["rope_type"]
+    if TARGETS[source.family].neighbours:
+        return frequency_factors(rope, source.head_dim)
+    plain = {"rope_type", "rope_theta", "factor", "original_max_position_embeddings"}
+    if kind not in ("default", "linear", "yarn") or {key for key, value in rope.items() if value is not None} - plain:
+        raise ScalerError(
+            f"{source.family}: llama.cpp does not follow these rotary settings ({kind})",
+            "extend the window by linear, or by yarn with its own settings",
+        )
+    return None
+
+
+def _write_scaling(writer: Any, source: Architecture) -> None:
+    rope = source.rope
+    if TARGETS[source.family].neighbours or rope["rope_type"] == "default":
+        return
+    from gguf import RopeScalingType
+
+    writer.add_rope_scaling_type(RopeScalingType(rope["rope_type"]))
+    writer.add_rope_scaling_factor(float(rope["factor"]))
+    if rope["rope_type"] == "yarn":
+        writer.add_rope_scaling_orig_ctx_len(rope["original_max_position_embeddings"])
 
 
 def attention_factor(rope: Mapping[str, Any]) -> float:
@@ -243,7 +358,7 @@ def _write_head(writer: Any, source: Architecture, parts: list[Part]) -> None:
     writer.add_name(source.folder.resolve().name)
     writer.add_file_type(FILE_TYPES[source.dtype])
     writer.add_vocab_size(source.vocabulary)
-    writer.add_context_length(source.native_context)
+    writer.add_context_length(min(source.native_context, source.value("sliding_window") or source.native_context))
     writer.add_embedding_length(source.hidden)
     writer.add_block_count(source.layers)
     writer.add_feed_forward_length(source.ffn)
@@ -254,56 +369,23 @@ def _write_head(writer: Any, source: Architecture, parts: list[Part]) -> None:
     writer.add_layer_norm_rms_eps(source.value("rms_norm_eps"))
     writer.add_rope_dimension_count(source.head_dim)
     writer.add_rope_freq_base(float(source.rope["rope_theta"]))
-    if source.experts:
-        writer.add_expert_count(source.experts)
-        writer.add_expert_used_count(source.count("num_experts_per_tok"))
-    _write_tokenizer(writer, source)
+    _write_scaling(writer, source)
+    _write_experts(writer, source)
+    if source.family.startswith("granite"):
+        for key, add in GRANITE.items():
+            getattr(writer, add)(float(source.config.get(key, 1.0)))
+    write_tokenizer(writer, source.folder, source.vocabulary, source.config)
     for part in parts:
         kind = np.dtype(np.float32) if part.type == TYPES["F32"] else np.dtype(np.float16)
         writer.add_tensor_info(part.name, part.shape, kind, part.bytes, raw_dtype=part.type)
 
 
-def _write_tokenizer(writer: Any, source: Architecture) -> None:
-    data = json.loads((source.folder / "tokenizer.json").read_text(encoding="utf-8"))
-    model = data["model"]
-    names = {number: token for token, number in model["vocab"].items()}
-    special = {token["id"]: token for token in data.get("added_tokens", [])}
-    names |= {number: token["content"] for number, token in special.items()}
-    rows = range(source.vocabulary)
-    writer.add_tokenizer_model("gpt2")
-    writer.add_tokenizer_pre(_pre_tokenizer(data))
-    writer.add_token_list([names.get(number, f"[PAD{number}]") for number in rows])
-    writer.add_token_types([_token_type(number, names, special) for number in rows])
-    writer.add_token_merges([merge if isinstance(merge, str) else " ".join(merge) for merge in model["merges"]])
-    for key, add in (("bos_token_id", "add_bos_token_id"), ("eos_token_id", "add_eos_token_id")):
-        number = source.config.get(key)
-        if isinstance(number, int):
-            getattr(writer, add)(number)
-    writer.add_add_bos_token(False)
-    template = source.folder / "chat_template.jinja"
-    if template.is_file():
-        writer.add_chat_template(template.read_text(encoding="utf-8"))
-
-
-def _token_type(number: int, names: Mapping[int, str], special: Mapping[int, Any]) -> int:
-    """llama.cpp's kinds: 1 normal, 3 control, 4 added by a user, 5 unused."""
-    if number not in names:
-        return 5
-    if number not in special:
-        return 1
-    return 3 if special[number]["special"] else 4
-
-
-def _pre_tokenizer(data: Mapping[str, Any]) -> str:
-    """llama.cpp's name for how text is cut before merging; it knows them by name only."""
-    pre = data.get("pre_tokenizer") or {}
-    steps = [step["type"] for step in pre.get("pretokenizers", [pre])] if pre else []
-    patterns = [step["pattern"].get("Regex") for step in pre.get("pretokenizers", []) if step["type"] == "Split"]
-    if data["model"]["type"] == "BPE" and not data["model"].get("byte_fallback"):
-        if steps == ["Digits", "ByteLevel"] and pre["pretokenizers"][0]["individual_digits"]:
-            return "smollm"
-        if steps == ["ByteLevel"]:
-            return "gpt-2"
-        if patterns == [LLAMA3_PATTERN]:
-            return "llama-bpe"
-    raise ScalerError("this model's tokenizer has no counterpart here", "use llama.cpp's convert_hf_to_gguf.py")
+def _write_experts(writer: Any, source: Architecture) -> None:
+    if not source.experts:
+        return
+    writer.add_expert_count(source.experts)
+    writer.add_expert_used_count(source.count("num_experts_per_tok"))
+    if source.family.startswith("qwen"):
+        writer.add_expert_feed_forward_length(source.ffn)
+    if "shared_ffn" in source.rows.keys:
+        writer.add_expert_shared_feed_forward_length(source.size("shared_ffn"))
