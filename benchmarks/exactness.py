@@ -89,6 +89,8 @@ def main() -> int:
     print("|---|---|---|---|---|---|---|", flush=True)
     broken = []
     for name, operators in cases(base).items():
+        if options.case and name not in options.case:
+            continue
         try:
             program = grow_program(base, operators)
         except ScalerError as error:
@@ -113,6 +115,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--model", default="smollm2")
     parser.add_argument("--work", type=Path, default=Path("exactness-benchmark"), help="folder; removed at the end")
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--case", action="append", help="only this growth; repeat it")
     parser.add_argument("--kernels", choices=("fastest", "ordered"), default="fastest")
     return parser.parse_args()
 

@@ -50,7 +50,7 @@ source, out, operators, safe = Path(sys.argv[1]), Path(sys.argv[2]), json.loads(
 started, used = time.perf_counter(), time.process_time()
 architecture = read_architecture(source)
 program = grow_program(architecture, [TypeAdapter(Operator).validate_python(item) for item in operators], seed=1)
-write(program, out, hash=safe, durable=safe)
+write(program, out, hash=safe, durable=safe, threads=int(sys.argv[5]))
 seconds = {"wall": time.perf_counter() - started, "processor": time.process_time() - used}
 peak = int(Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0]) * 1024  # of this program alone
 heavy = [name for name in ("torch", "transformers") if name in sys.modules]
@@ -95,16 +95,15 @@ def main() -> int:
         return 0
     size = sum(file.stat().st_size for file in source.iterdir())
     print(f"Python {platform.python_version()}, numpy {np.__version__}, {os.cpu_count()} processors")
-    print(
-        f"Llama, bf16, {layers} layers, {size / 1e9:.2f} GB, {options.rounds} rounds, medians, seconds ({CLOCK[0]})\n"
-    )
+    print(f"Llama, bf16, {layers} layers, {size / 1e9:.2f} GB; our write on {options.threads} threads")
+    print(f"medians of {options.rounds} rounds, seconds ({CLOCK[0]})\n")
     print(
         "| growth | out GB | io | cp | ours | process | ratio | limit | hash + fsync | ratio to cp | peak MB |\n"
         + "|---" * 11
         + "|"
     )
     chosen = [case for case in cases(layers) if not options.case or case.name in options.case]
-    broken = [case.name for case in chosen if not _race(case, source, options.work, options.rounds)]
+    broken = [case.name for case in chosen if not _race(case, source, options)]
     broken += [] if _preflight(source, options.work) else ["preflight"]
     broken += [name for name in BOMBS if not _refusal(name, options.work / "bomb.safetensors")]
     if options.mergekit and not _mergekit(options.mergekit, source, options.work, layers):
@@ -119,6 +118,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--work", type=Path, default=Path("growth-benchmark"), help="folder; removed at the end")
     parser.add_argument("--gigabytes", type=float, default=0.5)
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--threads", type=int, default=1, help="of our write")
     parser.add_argument("--clock", choices=CLOCKS, default="wall", help="write it as --clock=processor")
     parser.add_argument("--case", action="append", help="only this one; repeat it")
     parser.add_argument("--make", action="store_true", help="only make the model, for a later run on a quiet machine")
@@ -126,14 +126,15 @@ def _options() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def _race(case: Case, source: Path, work: Path, rounds: int) -> bool:
+def _race(case: Case, source: Path, options: argparse.Namespace) -> bool:
+    work, rounds, threads = options.work, options.rounds, str(options.threads)
     times: dict[str, list[float]] = {way: [] for way in ("io", "cp", "ours", "process", "safe")}
     peak = 0
     said: dict[str, Any] = {}
     for _ in range(rounds):
         for way, mode in (("ours", "fast"), ("safe", "safe")):
             out = _empty(work / "out")
-            command = [sys.executable, "-c", CHILD, str(source), str(out), json.dumps(case.operators), mode]
+            command = [sys.executable, "-c", CHILD, str(source), str(out), json.dumps(case.operators), mode, threads]
             seconds, text = _timed(lambda command=command: subprocess.run(command, check=True, capture_output=True))
             said = json.loads(text.stdout)
             peak = max(peak, said["peak"])
@@ -325,7 +326,7 @@ def _mergekit(python: Path, source: Path, work: Path, layers: int) -> bool:
     version = [str(python), "-c", "import importlib.metadata as m; print(m.version('mergekit'))"]
     text = subprocess.run(version, check=True, capture_output=True, text=True).stdout.strip()
     solar = json.dumps([{"op": "stack_layers", "layers": layers * 3 // 2}])
-    ours = [sys.executable, "-c", CHILD, str(source), str(_empty(work / "out")), solar, "fast"]
+    ours = [sys.executable, "-c", CHILD, str(source), str(_empty(work / "out")), solar, "fast", "1"]
     mine, _ = _timed(lambda: subprocess.run(ours, check=True, capture_output=True))
     same = _weights(out) == _weights(work / "out")
     print(f"\nmergekit {text}, the layers of `solar`: {seconds:.1f} s; ours, process and all, {mine:.2f} s: ", end="")

@@ -351,12 +351,16 @@ def _balanced(frame: _Frame, base: Blueprint, parameters: int, most: int) -> tup
 
 
 def _finest(frame: _Frame, parameters: int, layers: int) -> int:
-    """Neurons in the coarsest steps that come close enough: hardware likes multiples of 128, then 64, then 32."""
+    """Neurons in the coarsest steps that come close: hardware likes multiples of 128 and 64; less only for the size."""
     largest = 128 if frame.ffn >= 1024 else 64 if frame.ffn >= 256 else 32
     steps = [step for step in (128, 64, 32, 16, SMALLEST_STEP) if step <= largest]
     found = [frame.ffn_for(parameters, layers, step) for step in steps]
-    close = [ffn for ffn in found if abs(frame.size(layers, ffn) / parameters - 1) <= TOLERANCE / 2]
-    return close[0] if close else found[-1]
+    misses = [abs(frame.size(layers, ffn) / parameters - 1) for ffn in found]
+    for smallest, limit in ((64, TOLERANCE / 2), (64, TOLERANCE), (SMALLEST_STEP, TOLERANCE / 2)):
+        for step, ffn, miss in zip(steps, found, misses, strict=True):
+            if step >= smallest and miss <= limit:
+                return ffn
+    return found[-1]
 
 
 def _option(way: str, frame: _Frame, layers: int, ffn: int) -> Iterator[_Option]:
