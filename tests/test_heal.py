@@ -142,6 +142,22 @@ def test_a_healing_with_the_base_as_teacher_stays_nearer_to_it(
     assert moved < 0.7 * distance(room)
 
 
+def test_a_teacher_for_the_first_steps_is_not_heard_after_them(
+    room: Room, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SCALER_CACHE", str(tmp_path / "cache"))
+    losses = {}
+    for first in (None, 0.5, 1.0):
+        room.events.clear()
+        room.heal(steps=4, control=False, distil=None if first is None else Distil(weight=1.0, first=first))
+        losses[first] = [event.loss for event in room.events if isinstance(event, Step)]
+        for name in ("staging", "scratch"):
+            shutil.rmtree(room.folder / name)
+            (room.folder / name).mkdir()
+    assert losses[0.5][0] == losses[1.0][0] < 1e-3 < losses[None][0]  # it learns from itself: nothing to say
+    assert losses[0.5][-1] > 1 > losses[1.0][-1]
+
+
 def distance(room: Room) -> float:
     """How far the healed model's predictions are from the base's, on text of neither."""
     ids = torch.randint(0, 1024, (2, 64), generator=torch.Generator().manual_seed(0))

@@ -97,10 +97,11 @@ def search_flops(view: Blueprint, search: Search, length: int) -> float:
 
 
 def training_flops(view: Blueprint, base: Blueprint, train: Train) -> float:
-    """Both arms, forward and backward."""
+    """Both arms, forward and backward, and the teacher's reading, which the second arm finds on disk."""
     tokens = train.steps * train.windows_per_step * train.window
     work = Work(tokens, train.window)
-    return 3 * forward_flops(view, work) + (3 * forward_flops(base, work) if train.control else 0)
+    taught = 0.0 if train.distil is None else train.distil.first * forward_flops(base, work)
+    return 3 * forward_flops(view, work) + (3 * forward_flops(base, work) if train.control else 0) + taught
 
 
 def merging_flops(view: Blueprint, merge: Merge) -> float:

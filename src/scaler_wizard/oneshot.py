@@ -191,11 +191,8 @@ def _chosen(
         return solution.operators, solution.reasons
     tell("measuring which layers cost least to repeat", 0.0)
     costs = repeat_costs_of(architecture.folder)
-    chosen = DuplicateLayers(layers=costs.cheapest(len(first.layers)))
-    worst = max(costs.rises[layer] for layer in chosen.layers)
-    numbers = ", ".join(map(str, chosen.layers))
-    why = f"Layers {numbers} cost least of {len(costs.rises)}: at most {worst:+.3f} nats per token each, measured."
-    return (chosen, *solution.operators[1:]), (*solution.reasons, why)
+    operators = costs.chosen(solution.operators)
+    return operators, (*solution.reasons, costs.sentence(operators))
 
 
 def repeat_costs_of(folder: Path) -> RepeatCosts:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from blake3 import blake3
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from scaler_wizard.events import Stage
-from scaler_wizard.grow import Operator
+from scaler_wizard.grow import DuplicateLayers, Operator
 from scaler_wizard.merge import AnyMethod
 from scaler_wizard.merge.recipe import WeightSearch
 from scaler_wizard.metrics import MeasureSpec
@@ -31,6 +32,20 @@ class Grow(Record):
     """Growth operators, applied in one pass."""
     parameters: int
     """Exact number of parameters afterwards."""
+    cheapest: bool = False
+    """Repeat as many layers as `duplicate_layers` names, but those that are measured to cost least."""
+
+    @model_validator(mode="after")
+    def _measurable(self) -> Grow:
+        if self.cheapest and not any(isinstance(first, DuplicateLayers) for first in self.operators[:1]):
+            raise ValueError("cheapest needs duplicate_layers as the first operator: the base's layers are measured")
+        return self
+
+    def carried_out(self, evidence: Mapping[str, Any]) -> Grow:
+        """The growth as its gate's evidence tells it: with the layers that were measured to cost least."""
+        if "operators" not in evidence:
+            return self
+        return Grow.read({"operators": evidence["operators"], "parameters": self.parameters}, "what was grown")
 
 
 class Search(Record):

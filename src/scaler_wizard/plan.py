@@ -33,7 +33,7 @@ from scaler_wizard.estimate import (
     training_flops,
 )
 from scaler_wizard.gate import tokens
-from scaler_wizard.grow import Operator, grown
+from scaler_wizard.grow import DuplicateLayers, Operator, grown, promise
 from scaler_wizard.hardware import Hardware
 from scaler_wizard.metrics import MeasureSpec
 from scaler_wizard.models import Source
@@ -52,7 +52,7 @@ from scaler_wizard.phases import (
     Train,
 )
 from scaler_wizard.planned_merge import merge_settings, merge_title
-from scaler_wizard.recipe import Heal, Recipe, count, factor, load_yaml
+from scaler_wizard.recipe import Distil, Heal, Recipe, count, factor, load_yaml
 from scaler_wizard.record import explicit
 from scaler_wizard.target import Solution, solve, target_size
 
@@ -65,6 +65,8 @@ SMALL_TOKENS, LARGE_TOKENS = 983_040, 12_288
 """Trained on where the recipe names no number: minutes for both arms, of the embedded model or of SmolLM2."""
 LEAST_STEPS = 8
 """Few tokens make small steps rather than few of them."""
+FROM_THE_BASE = Distil(teacher="base", first=0.5)
+"""How a growth that changes the function is healed: first on what the base says, then on text alone."""
 
 
 @dataclass(frozen=True)
@@ -123,7 +125,7 @@ def make_plan(recipe: Recipe, source: Source, base: Architecture, hardware: Hard
         breaker=recipe.breaker,
         seed=recipe.seed,
         estimate=total([phase.estimate for phase in phases]),
-        notes=(*notes, *_notes(setting, target), *_licence(source)),
+        notes=(*notes, *_notes(setting, target, operators), *_licence(source)),
         recipe=recipe.model_dump(mode="json"),
     )
     _must_fit(plan, setting)
@@ -180,8 +182,10 @@ def _solved(config: str, size: int, target: int, allow: tuple[str, ...] | None) 
     return solve(Blueprint(json.loads(config)), size, context=target, allow=allow)
 
 
-def _notes(setting: Setting, target: int) -> Iterator[str]:
-    if setting.recipe.heal is False:
+def _notes(setting: Setting, target: int, operators: tuple[Operator, ...]) -> Iterator[str]:
+    if setting.recipe.heal is False and promise(operators) == "no":
+        yield "heal: false: this growth changes the model's function, and nothing mends it"
+    elif setting.recipe.heal is False:
         yield "heal: false: nothing is trained, so new parameters stay empty: room added, not yet filled"
     elif not setting.recipe.heal.control:
         yield "heal.control: false: nobody will know whether simply training the base would have done as well"
@@ -217,12 +221,19 @@ def _numbered(steps: Iterator[Step]) -> Iterator[Phase]:
 def _phases(setting: Setting, target: int, operators: tuple[Operator, ...], view: Blueprint) -> Iterator[Step]:
     base, recipe = setting.base, setting.recipe
     spec = measure_spec(setting, target)
+    short = spec.model_copy(update={"windows": 0, "probe": None, "probe_items": 0})
     yield "P0", "baseline", "baseline", Baseline(), spec, _measuring(setting, base, spec, disk=0)
     if operators:
         title = f"growth {wording.size(base.parameters)} -> {wording.size(view.parameters)}"
-        change = Grow(operators=operators, parameters=view.parameters)
-        short = spec.model_copy(update={"windows": 0, "probe": None, "probe_items": 0})
+        cheapest = isinstance(operators[0], DuplicateLayers)
+        change = Grow(operators=operators, parameters=view.parameters, cheapest=cheapest)
         yield "P1", "grow", title, change, short, _measuring(setting, view, short, disk=_bytes(view))
+    broken = promise(operators) == "no"
+    if broken and target > setting.native and recipe.heal is not False:
+        train = _first(setting, train_settings(setting, recipe.heal, setting.native, grows=True))
+        train = train.model_copy(update={"target": setting.native})
+        yield _healing(setting, view, train, short, "heal-first", "healing what growth has changed")
+        broken = False
     window = setting.native
     for rung in ladder(setting.native, target):
         title = f"window {tokens(window)} -> {tokens(rung)}"
@@ -230,24 +241,33 @@ def _phases(setting: Setting, target: int, operators: tuple[Operator, ...], view
         stretch = extend_settings(setting, rung)
         yield "P2", f"extend-{rung}", title, stretch, rung_spec, _stretching(setting, view, stretch, rung_spec)
         if recipe.extend.heal_rungs and recipe.heal is not False and rung < target:
-            train = train_settings(setting, recipe.heal, rung, grows=bool(operators)).model_copy(
-                update={"target": rung}
-            )
-            train = fitted(view, base, train, setting.memory_limit)
-            told = f"training at {tokens(rung)}"
-            yield "P3", f"heal-{rung}", told, train, rung_spec, _training(setting, view, train, rung_spec)
+            train = train_settings(setting, recipe.heal, rung, grows=bool(operators))
+            train = train.model_copy(update={"target": rung})
+            yield _healing(setting, view, train, rung_spec, f"heal-{rung}", f"training at {tokens(rung)}")
         window = rung
     if recipe.heal is not False:
         train = train_settings(setting, recipe.heal, target, grows=bool(operators))
-        train = fitted(view, base, train, setting.memory_limit)
+        train = _first(setting, train) if broken else train
         learned = wording.size(train.steps * train.windows_per_step * train.window)
-        yield "P3", "heal", f"training on {learned} tokens", train, spec, _training(setting, view, train, spec)
+        yield _healing(setting, view, train, spec, "heal", f"training on {learned} tokens")
     if recipe.merge is not None:
         merge = merge_settings(recipe, base, operators)
         yield "P4", "merge", merge_title(merge), merge, spec, _merging(setting, view, merge, spec)
     basis = "links and a few small files"
     estimate = Estimate(seconds=10.0, memory_bytes=500 * 2**20, disk_bytes=4 * 2**20, basis=basis)
     yield "P4", "export", "export", Export(), None, estimate
+
+
+def _healing(setting: Setting, view: Blueprint, train: Train, spec: MeasureSpec, name: str, title: str) -> Step:
+    train = fitted(view, setting.base, train, setting.memory_limit)
+    return "P3", name, title, train, spec, _training(setting, view, train, spec)
+
+
+def _first(setting: Setting, train: Train) -> Train:
+    """The first training of a model whose function growth has changed: on the base's own logits before text alone."""
+    if train.distil is not None or setting.base.value("final_logit_softcapping"):  # capped logits make no teacher
+        return train
+    return train.model_copy(update={"distil": FROM_THE_BASE})
 
 
 def measure_spec(setting: Setting, target: int) -> MeasureSpec:

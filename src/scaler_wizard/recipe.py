@@ -136,6 +136,8 @@ class Distil(Record):
     """Share of the loss that comes from the teacher."""
     temperature: Annotated[float, Field(gt=0, le=10)] = 1.0
     """Above 1, unlikely tokens count more."""
+    first: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """Share of the steps, from the first on, that learn from the teacher; after them only the next token counts."""
     divergence: Literal["forward", "reverse", "jsd"] = "forward"
     """Forward covers all that the teacher would say, reverse keeps to it, jsd stands between."""
     keep: Literal["likeliest", "states", "nothing"] = "likeliest"

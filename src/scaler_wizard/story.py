@@ -241,6 +241,8 @@ def _moment(row: Row) -> datetime:
 def _passed(phase: Phase, row: Row) -> Passed:
     evidence = row.data.get("evidence") or {}
     measured = row.data.get("measurement")
+    if isinstance(phase.change, Grow):
+        phase = phase.model_copy(update={"change": phase.change.carried_out(evidence)})
     return Passed(
         phase=phase,
         sentence=row.data.get("sentence", ""),

@@ -213,7 +213,7 @@ class Trainer:
         for _ in range(PROBES):
             begun = time.perf_counter()
             with by_piece(self.model):
-                self._loss(batch).backward()
+                self._loss(batch, self.teacher).backward()
             seconds.append(time.perf_counter() - begun)
         self.model.zero_grad(set_to_none=True)
         return min(seconds)
@@ -250,18 +250,24 @@ class Trainer:
         """
         while True:
             try:
-                return self._accumulate(batches(self.text, self.settings, step, self.seed, at_once=self._at_once))
+                parts = batches(self.text, self.settings, step, self.seed, at_once=self._at_once)
+                return self._accumulate(parts, self._asked(step))
             except (MemoryError, RuntimeError) as error:
                 if not is_out_of_memory(error) or not self._retreat():
                     raise
             self.model.zero_grad(set_to_none=True)
             gc.collect()
 
-    def _accumulate(self, parts: Sequence[Batch]) -> tuple[float, int]:
+    def _asked(self, step: int) -> Asked | None:
+        """Whom to learn from in this step: a teacher may be there for the first steps only."""
+        how = self.settings.distil
+        return self.teacher if how is not None and step < how.first * self.settings.steps else None
+
+    def _accumulate(self, parts: Sequence[Batch], teacher: Asked | None) -> tuple[float, int]:
         targets, loss = sum(part.targets for part in parts), 0.0
         with by_piece(self.model):
             for part in parts:
-                share = self._loss(part) * (part.targets / targets)
+                share = self._loss(part, teacher) * (part.targets / targets)
                 share.backward()
                 loss += float(share.detach())
         return loss, sum(part.ids.numel() for part in parts)
@@ -283,18 +289,18 @@ class Trainer:
         self._checkpointing = True
         self.model.gradient_checkpointing_enable({"use_reentrant": False})
 
-    def _loss(self, batch: Batch) -> torch.Tensor:
+    def _loss(self, batch: Batch, teacher: Asked | None) -> torch.Tensor:
         """Mean over the batch's targets, nats."""
         compute = self.compute or torch.float32
         rows, goals, predictors = predictions(self.model, batch, compute)
-        if self.teacher is None:
+        if teacher is None:
             return cross_entropy(self.model, rows, goals, compute)
-        taught = self.teacher.teaches(batch)[predictors]
+        taught = teacher.teaches(batch)[predictors]
         total = rows.new_zeros(())
         if not taught.all():
             total = total + cross_entropy(self.model, rows[~taught], goals[~taught], compute) * (~taught).sum()
         if taught.any():
-            view = self.teacher.view(batch, predictors[taught])
+            view = teacher.view(batch, predictors[taught])
             total = total + self._distilled(rows[taught], goals[taught], view, compute) * taught.sum()
         return total / len(goals)
 

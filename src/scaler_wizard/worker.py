@@ -15,7 +15,7 @@ import traceback
 from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
-from typing import Any, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
 from scaler_wizard.errors import ScalerError
 from scaler_wizard.events import Done, Failed, Note, Progress, Step, WorkerEvent
@@ -24,6 +24,9 @@ from scaler_wizard.phases import Change, Extend, Grow, Train
 from scaler_wizard.record import to_json
 from scaler_wizard.task import Task
 from scaler_wizard.untrusted.folder import stage
+
+if TYPE_CHECKING:
+    from scaler_wizard.grow import GrowthOperator
 
 PROMPT_TOKENS = 96
 PROMPTS = 4
@@ -162,7 +165,7 @@ def baseline(task: Task, lines: Lines) -> Done:
 
 
 def grow(task: Task, lines: Lines) -> Done:
-    """P1: grow, prove that the function is kept, measure."""
+    """P1: grow, prove that the function is kept (or say how far it is changed), measure."""
     from scaler_wizard.architecture import read_architecture
     from scaler_wizard.grow import grow_program, promise
     from scaler_wizard.prove import prove
@@ -171,18 +174,33 @@ def grow(task: Task, lines: Lines) -> Done:
     change = task.phase.change
     assert isinstance(change, Grow)
     architecture = read_architecture(task.current)
+    operators, evidence = _measured_layers(task, change, lines) if change.cheapest else (change.operators, {})
     lines.progress(0.0, "growing")
-    program = grow_program(architecture, change.operators, seed=task.seed)
-    write(program, task.staging, seed=task.seed, threads=task.threads)
+    program = grow_program(architecture, operators, seed=task.seed)
+    write(program, task.staging, seed=task.seed, threads=task.threads, hash=False)  # sealing the stage hashes it
     copy_companions(task.current, task.staging)
     lines.progress(0.05, "proving that the function is kept")
-    proof = prove(task.current, task.staging, prompts(task), promised=promise(change.operators), program=program)
+    proof = prove(task.current, task.staging, prompts(task), promised=promise(operators), program=program)
     if not proof.passed:
         raise Refused(
             Failed(reason="proof", wrong=f"growth is not exact: {proof.reason}", cure="nothing was kept; see the log")
         )
     lines(Note(text=proof.reason))
-    return Done(measurement=measured(task, lines, start=0.3), evidence={"proof": proof.model_dump(mode="json")})
+    done = [operator.model_dump(mode="json") for operator in operators]
+    told = {**evidence, "operators": done, "proof": proof.model_dump(mode="json")}
+    return Done(measurement=measured(task, lines, start=0.3), evidence=told)
+
+
+def _measured_layers(task: Task, change: Grow, lines: Lines) -> tuple[tuple[GrowthOperator, ...], dict[str, Any]]:
+    """The growth with the layers that cost least to repeat, and what each of them costs."""
+    from scaler_wizard.evals.seam import repeat_costs
+    from scaler_wizard.models import load_model
+
+    lines.progress(0.0, "measuring which layers cost least to repeat")
+    costs = repeat_costs(load_model(task.current, dtype="float32"), prompts(task))
+    operators = costs.chosen(change.operators)
+    lines(Note(text=costs.sentence(operators)))
+    return operators, {"repeating": costs.model_dump(mode="json")}
 
 
 def extend(task: Task, lines: Lines) -> Done:

@@ -14,6 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from scaler_wizard.grow import DuplicateLayers, GrowthOperator
 from scaler_wizard.record import Record, to_json
 
 if TYPE_CHECKING:
@@ -32,6 +33,23 @@ class RepeatCosts(Record):
         """The `count` layers that cost least, in the order of the model."""
         order = sorted(range(len(self.rises)), key=lambda layer: (self.rises[layer], layer))
         return tuple(sorted(order[:count]))
+
+    def chosen(self, operators: Sequence[GrowthOperator]) -> tuple[GrowthOperator, ...]:
+        """Operators that begin with `duplicate_layers`, with the cheapest layers in the place of those it names."""
+        return DuplicateLayers(layers=self.cheapest(len(_repeated(operators)))), *operators[1:]
+
+    def sentence(self, operators: Sequence[GrowthOperator]) -> str:
+        """Why these layers are repeated."""
+        layers = _repeated(operators)
+        worst = max(self.rises[layer] for layer in layers)
+        numbers = ", ".join(map(str, layers))
+        return f"Layers {numbers} cost least of {len(self.rises)}: at most {worst:+.3f} nats per token each, measured."
+
+
+def _repeated(operators: Sequence[GrowthOperator]) -> tuple[int, ...]:
+    first = operators[0]
+    assert isinstance(first, DuplicateLayers)
+    return first.layers
 
 
 def repeat_costs(model: Any, prompts: Sequence[Sequence[int]]) -> RepeatCosts:
