@@ -1,6 +1,7 @@
 """A model's facts are read from its configuration and headers, and what does not fit is refused before any weight."""
 
 import json
+import re
 import struct
 from pathlib import Path
 from typing import Any
@@ -8,6 +9,7 @@ from typing import Any
 import pytest
 
 from scaler_wizard.architecture import read_architecture, read_header
+from scaler_wizard.architecture.read import _from
 from scaler_wizard.errors import ScalerError
 from tiny_models import FAMILIES, load, make
 
@@ -206,6 +208,13 @@ def tokenizer(folder: Path, vocabulary: dict[str, int], *, added: int | None = N
     tokens = [] if added is None else [{"id": added, "content": "<image>", "special": True}]
     model = {"type": "BPE", "vocab": vocabulary, "merges": ["a b"]}
     (folder / "tokenizer.json").write_text(json.dumps({"added_tokens": tokens, "model": model}, indent=2))
+
+
+@pytest.mark.parametrize("rows", [1, 9, 10, 64, 99, 100, 49152, 128000])
+def test_numbers_from_one_on_are_found(rows: int) -> None:
+    pattern = re.compile(_from(rows))
+    near = [*range(1, 1200), *range(rows - 30, rows + 30), rows * 10, rows * 10 - 1, rows // 10]
+    assert all(bool(pattern.fullmatch(b"%d" % number)) == (number >= rows) for number in near if number >= 0)
 
 
 def test_a_tokenizer_with_tokens_that_the_embedding_lacks_is_refused(tmp_path: Path) -> None:

@@ -23,6 +23,7 @@ from scaler_wizard.grow import (
     AddKvGroups,
     AddQueryHeads,
     GrowthOperator,
+    GrowVocabulary,
     HyperClone,
     IdentityBlocks,
     SharedExpert,
@@ -52,6 +53,7 @@ GROWTHS: dict[str, list[GrowthOperator]] = {
     "experts": [Upcycle(experts=3)],
     "cut-experts": [SplitIntoExperts(experts=2)],
     "shared-expert": [SharedExpert(experts=4, size=64)],
+    "vocabulary": [GrowVocabulary(size=1088)],
     "all": [WidenHidden(size=192), WidenFfn(size=480), IdentityBlocks(blocks=1), Upcycle()],
 }
 

@@ -18,7 +18,6 @@ from scaler_wizard.untrusted.folder import cleaned
 
 LARGEST_CONFIG = 16 * 2**20
 LARGEST_TOKENIZER = 256 * 2**20
-TOKEN_NUMBER = re.compile(rb'": ?(\d{1,9})[,}\s]')
 RECOMPUTED = (".rotary_emb.inv_freq", ".masked_bias", ".attn.bias")  # buffers that older files carry
 DTYPES = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 
@@ -196,7 +195,7 @@ def _tokens_fit(blueprint: Blueprint, file: Path) -> None:
         return
     raw = file.read_bytes()
     listed = raw[raw.find(b'"vocab"') : raw.rfind(b'"merges"')]
-    if max(map(int, TOKEN_NUMBER.findall(listed)), default=0) < blueprint.vocabulary:
+    if not re.search(rb'": ?(?:%b)[,}\s]' % _from(blueprint.vocabulary), listed):
         return
     model = _json(file, "", largest=LARGEST_TOKENIZER).get("model")
     vocabulary = model.get("vocab") if isinstance(model, dict) else None
@@ -206,6 +205,18 @@ def _tokens_fit(blueprint: Blueprint, file: Path) -> None:
             f"{file.name}: numbers tokens up to {max(numbers)}, the embedding has {blueprint.vocabulary} rows",
             "use the tokenizer.json that belongs to these weights",
         )
+
+
+def _from(number: int) -> bytes:
+    """A regular expression for whole numbers from `number` on: more digits, or a larger one at some place."""
+    digits = str(number)
+    found = [rb"[1-9]\d{%d,}" % len(digits)]
+    for place, digit in enumerate(digits):
+        rest = len(digits) - 1 - place
+        lowest = int(digit) + (rest > 0)
+        if lowest <= 9:
+            found.append(digits[:place].encode() + rb"[%d-9]\d{%d}" % (lowest, rest))
+    return b"|".join(found)
 
 
 def _all_layers_sparse(config: Mapping[str, Any]) -> None:
