@@ -66,6 +66,7 @@ def cases(base: Architecture) -> dict[str, list[GrowthOperator]]:
         "hidden x2, zero lanes": [WidenHidden(size=base.hidden * 2)],
         "cloned x2, noise 10 dB": [HyperClone(times=2)],
         "4 equal experts": [Upcycle(experts=4, active=2)],
+        "4 equal experts, router at 0": [Upcycle(experts=4, active=2, router_noise=0)],
         "cut into 4 experts": [SplitIntoExperts(experts=4)],
         "shared expert + 4 new": [SharedExpert(experts=4, size=base.ffn // 4)],
         "vocabulary + 64": [GrowVocabulary(size=base.vocabulary + 64)],

@@ -128,7 +128,10 @@ KINDS: dict[str, dict[str, Any]] = {
     "qwen2": {"use_sliding_window": False},
     "qwen3": {"tie_word_embeddings": False},
     "mistral": {"sliding_window": None},
-    "qwen2_moe": {"norm_topk_prob": False},
+    "qwen2_moe": {"norm_topk_prob": False, "tie_word_embeddings": True},
+    "olmo2": {"tie_word_embeddings": True},
+    "qwen3_moe": {"tie_word_embeddings": True},
+    "granitemoe": {"tie_word_embeddings": True},
     "granite": {"attention_multiplier": 0.2, "logits_scaling": 2.0, "attention_bias": True, "mlp_bias": True},
     "llama-biased": {"tie_word_embeddings": False},
 }
@@ -160,9 +163,9 @@ def test_other_graphs_know_two_kinds_of_scaling(tmp_path: Path, node_modules: Pa
     for name, settings in (("plain", plain), ("scaled", scaled)):
         make(tmp_path / name, "qwen3", vocab_size=1024, max_position_embeddings=128, rope_parameters=settings)
         copy_companions(base, tmp_path / name)
-        texts.append(transformers(tmp_path / name, KINGS * 3, tokens=12))
-    said = llama_cpp(node_modules, KINGS * 3, write_gguf(tmp_path / "scaled", tmp_path / "x.gguf"), tokens=12)
-    assert said == texts[1:] and texts[0] != texts[1]
+        texts.append(transformers(tmp_path / name, KINGS * 3, tokens=12).rstrip(CUT))
+    (said,) = llama_cpp(node_modules, KINGS * 3, write_gguf(tmp_path / "scaled", tmp_path / "x.gguf"), tokens=12)
+    assert said.startswith(texts[1]) and texts[0] != texts[1] and len(texts[1]) > 8
 
 
 SPACED = "And the king said unto him,  What is thy petition?\n\tIt shall be granted \u2014 na\u00efve \u4f60."

@@ -39,6 +39,8 @@ class Target:
     """Whether it makes the weights of the active experts add up to one; None where there are none."""
     biased: bool = False
     """Queries, keys and values must have biases: zeros where the model has none."""
+    headed: bool = False
+    """The head must be there, also where it is the embedding."""
 
 
 TARGETS: Mapping[str, Target] = {
@@ -50,9 +52,9 @@ TARGETS: Mapping[str, Target] = {
     "granitemoeshared": Target("granitemoe", neighbours=True),
     "qwen2": Target("qwen2"),
     "qwen3": Target("qwen3"),
-    "olmo2": Target("olmo2"),
+    "olmo2": Target("olmo2", headed=True),
     "qwen3_moe": Target("qwen3moe", sums_to_one=True),
-    "qwen2_moe": Target("qwen2moe", sums_to_one=False, biased=True),
+    "qwen2_moe": Target("qwen2moe", sums_to_one=False, biased=True, headed=True),
 }
 NAMES = {
     "model.embed_tokens.weight": "token_embd.weight",
@@ -188,6 +190,8 @@ def _parts(source: Architecture) -> Iterator[Part]:
     target = TARGETS[source.family]
     for place in source.places():
         yield from _tensors(place, source)
+    if target.headed and source.tied:
+        yield _part(NAMES["lm_head.weight"], Input(source.tensors["model.embed_tokens.weight"]))
     if target.biased and not source.value("qkv_bias"):
         for layer in range(source.layers):
             for name, size in (
