@@ -11,6 +11,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from gguf import GGUFReader
+from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
 from transformers import AutoTokenizer
 
@@ -243,6 +245,17 @@ def test_what_llama_cpp_would_not_compute_is_refused(
     with pytest.raises(ScalerError, match=words):
         write_gguf(tmp_path / "model", tmp_path / "x.gguf")
     assert [file.name for file in tmp_path.iterdir()] == ["model"]
+
+
+def test_a_gate_of_zeros_is_written_next_to_zero(tmp_path: Path) -> None:
+    base = resolve("embedded").folder
+    grow(base, tmp_path / "grown", [SharedExpert(experts=2, size=16)])
+    weights = load_file(tmp_path / "grown/model.safetensors")
+    gates = [name for name in weights if "shared_expert_gate" in name]
+    save_file(weights | {name: torch.zeros_like(weights[name]) for name in gates}, tmp_path / "grown/model.safetensors")
+    written = GGUFReader(write_gguf(tmp_path / "grown", tmp_path / "x.gguf"))
+    found = [tensor.data for tensor in written.tensors if "ffn_gate_inp_shexp" in tensor.name]
+    assert len(found) == len(gates) == 4 and all((gate > 0).all() and (gate < 1e-9).all() for gate in found)
 
 
 def test_a_scaling_that_follows_the_length_is_refused() -> None:

@@ -32,6 +32,7 @@ SIZES: dict[str, Any] = {
     "max_position_embeddings": 8192,
     "moe_intermediate_size": 512,
     "shared_expert_intermediate_size": 1024,
+    "shared_intermediate_size": 1024,
     "num_experts": 4,
     "num_local_experts": 4,
     "head_dim": 64,

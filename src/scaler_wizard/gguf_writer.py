@@ -21,7 +21,8 @@ import numpy.typing as npt
 from scaler_wizard.architecture import Architecture, Place, read_architecture
 from scaler_wizard.errors import ScalerError
 from scaler_wizard.gguf_tokenizer import write_tokenizer
-from scaler_wizard.weights import Expression, Input, Scaled, Take, check_disk, join, stored_pieces, values, zeros
+from scaler_wizard.grow.experts import NEXT_TO_ZERO
+from scaler_wizard.weights import Expression, Fill, Input, Scaled, Take, check_disk, join, stored_pieces, values, zeros
 
 Array = npt.NDArray[np.float64]
 
@@ -213,12 +214,19 @@ def _tensors(place: Place, source: Architecture) -> Iterator[Part]:
         if inner in FUSED:
             yield from _apart(block, FUSED[inner], tensor, place)
         else:
-            shape = place.stored_shape if place.stack else tensor.shape[1:] if place.row.role == "shared_gate" else None
-            yield _part(_name(place), _turned(tensor, place, source), shape)
+            gate = place.row.role == "shared_gate"
+            shape = place.stored_shape if place.stack else tensor.shape[1:] if gate else None
+            yield _part(_name(place), _open(tensor) if gate else _turned(tensor, place, source), shape)
     elif place.expert == 0:
         names = [place.row.name.format(layer=place.layer, expert=expert) for expert in range(source.experts or 0)]
         stack = join([Input(source.tensors[name]) for name in names], 0)
         yield _part(f"{block}.{EXPERTS[place.name.split('.')[-2]]}.weight", stack, (len(names), *tensor.shape))
+
+
+def _open(gate: Input) -> Expression:
+    """A shared expert's gate: llama.cpp's sigmoid is silu(x) / x, not a number where all of it is zero."""
+    zero = not any(piece.any() for piece in values(gate, seed=0))
+    return Fill(gate.shape, gate.dtype, NEXT_TO_ZERO) if zero else gate
 
 
 def _apart(block: str, names: tuple[str, str], tensor: Input, place: Place) -> Iterator[Part]:

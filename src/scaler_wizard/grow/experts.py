@@ -16,7 +16,7 @@ from pydantic import Field
 from scaler_wizard.architecture import FAMILIES, Blueprint, Place
 from scaler_wizard.grow.operator import GrowthOperator, Preserves, refuse
 from scaler_wizard.grow.surgery import Draft, merged, spread_of
-from scaler_wizard.weights import Expression, Fresh, Program, Random, Scaled, Sum, columns, join, rows, zeros
+from scaler_wizard.weights import Expression, Fill, Fresh, Program, Random, Scaled, Sum, columns, join, rows, zeros
 
 PARTS = {
     **{"w1": "gate_proj", "w3": "up_proj", "w2": "down_proj"},
@@ -28,6 +28,8 @@ FUSED: Mapping[str, tuple[str, ...]] = {
     "output_linear": ("down_proj",),
 }
 """Granite's names, whose tensors hold several of these."""
+NEXT_TO_ZERO = 1e-12
+"""A gate at zero: its sigmoid is one half to the last bit, and llama.cpp computes sigmoid(x) as silu(x) / x."""
 GONE = ("mlp_bias", "pretraining_tp", "rope_theta", "rope_scaling", "layer_types", "max_window_layers")
 """Keys that the mixtures' configurations do not have."""
 
@@ -247,8 +249,8 @@ def _mixed(
         dense = f"model.layers.{place.layer}.mlp.{{}}.weight"
         if place.row.role in ("router", "shared_gate"):
             dtype = program.tensors[dense.format("gate_proj")].dtype
-            noise = router_noise if place.row.role == "router" else 0.0
-            router = Random(place.shape, dtype, noise, place.name) if noise else zeros(place.shape, dtype)
+            noise, rest = (router_noise, 0.0) if place.row.role == "router" else (0.0, NEXT_TO_ZERO)
+            router = Random(place.shape, dtype, noise, place.name) if noise else Fill(place.shape, dtype, rest)
             draft.replace(place.name, router, Fresh(whole=True))
             continue
         if place.name.split(".")[-2] in FUSED:
