@@ -45,7 +45,7 @@ from scaler_wizard.prove import Proof, prove
 from scaler_wizard.target import solve
 from scaler_wizard.weights import write
 
-BITS = ("identity blocks", "FFN x1.5, zero", "key/value group", "split key/value heads", "4 equal experts")
+BITS = ("identity blocks", "FFN x1.5, zero", "key/value group", "split key/value heads", "4 equal experts, router at 0")
 """Cases that change not one bit, in fp32 and as stored, where kernels add in the order of the index."""
 ORDERED = {"MKL_CBWR": "AVX2,STRICT", "ONEDNN_MAX_CPU_ISA": "AVX512_CORE_BF16"}
 """The fastest kernels (AVX-512 of MKL, AMX tiles) cut a longer sum at other places: zeros then change the last bits."""
