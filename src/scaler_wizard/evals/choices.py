@@ -164,8 +164,13 @@ def _scored(
         past_key_values=_copied(cache, len(batch)),
         use_cache=True,
     ).last_hidden_state
-    for tree, row in zip(batch, hidden, strict=True):
-        yield Answered(tree.number, _sums(model, tree, row, last))
+    asked = [_asked(tree, row, last) for tree, row in zip(batch, hidden, strict=True)]
+    states, targets = (torch.cat(parts) for parts in zip(*asked, strict=True))
+    sizes = [scored for tree in batch for scored in tree.scored]
+    sums = -np.add.reduceat(nll_of(model, states, targets), np.cumsum([0, *sizes[:-1]]))
+    ends = np.cumsum([len(tree.scored) for tree in batch])[:-1]
+    for tree, found in zip(batch, np.split(sums, ends), strict=True):
+        yield Answered(tree.number, found)
 
 
 def _additive(mask: np.ndarray[Any, np.dtype[np.bool_]], model: Any) -> torch.Tensor:
@@ -190,8 +195,8 @@ def _plant(tree: _Tree, before: int, ids: Ints, positions: Ints, mask: np.ndarra
         start = end
 
 
-def _sums(model: Any, tree: _Tree, hidden: torch.Tensor, last: torch.Tensor | None) -> Floats:
-    """Log-likelihood of each choice from the hidden states of its row."""
+def _asked(tree: _Tree, hidden: torch.Tensor, last: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor]:
+    """The states (tokens, hidden) that foretell the scored tokens of all branches, and these tokens, from one row."""
     states, targets, place = [], [], len(tree.trunk)
     root = hidden[place - 1] if place else last
     for branch, scored in zip(tree.branches, tree.scored, strict=True):
@@ -199,8 +204,7 @@ def _sums(model: Any, tree: _Tree, hidden: torch.Tensor, last: torch.Tensor | No
         states.append(along[len(branch) - scored :])
         targets.append(torch.from_numpy(branch[len(branch) - scored :].astype(np.int64)))
         place += len(branch)
-    nll = nll_of(model, torch.cat(states), torch.cat(targets).to(hidden.device))
-    return -np.add.reduceat(nll, np.cumsum([0, *tree.scored[:-1]]))
+    return torch.cat(states), torch.cat(targets).to(hidden.device)
 
 
 @torch.inference_mode()
