@@ -15,6 +15,7 @@ from scaler_wizard import wording
 from scaler_wizard.architecture import Architecture, Blueprint, read_architecture
 from scaler_wizard.catalogue import find, licence_warning
 from scaler_wizard.context.ladder import ladder
+from scaler_wizard.context.reading import Reading, recall
 from scaler_wizard.context.rope import METHODS, cautions
 from scaler_wizard.contract import Contract
 from scaler_wizard.errors import ScalerError
@@ -58,6 +59,7 @@ from scaler_wizard.target import Solution, solve, target_size
 
 SMALL = 20_000_000
 """Parameters below which everything is measured on many windows at once and trained whole."""
+GRADIENT_STEPS = 40
 UNASKED_WINDOW = 8192
 """Tokens out to which a window is measured that nobody asked to change: a whole one may not fit into memory."""
 GIB = 2**30
@@ -74,6 +76,8 @@ class Setting:
     recipe: Recipe
     base: Architecture
     hardware: Hardware
+    reading: Reading | None = None
+    """How far the base was measured to read; None where nobody measured."""
 
     @property
     def small(self) -> bool:
@@ -82,8 +86,9 @@ class Setting:
 
     @property
     def native(self) -> int:
-        """Window of the base."""
-        return self.base.native_context
+        """Window of the base that is used as such: what is claimed, or less where less was measured."""
+        claimed = self.base.native_context
+        return claimed if self.reading is None else min(claimed, self.reading.measured)
 
     @property
     def item_bytes(self) -> int:
@@ -106,14 +111,14 @@ class Setting:
 
 def make_plan(recipe: Recipe, source: Source, base: Architecture, hardware: Hardware) -> Plan:
     """The whole run, phase by phase. Raises ScalerError where the wish is impossible on this model or machine."""
-    setting = Setting(recipe, base, hardware)
+    setting = Setting(recipe, base, hardware, recall(base))
     target = target_context(setting)
     operators, notes = _growth(setting, target)
     view = grown(base, operators)
     phases = tuple(_numbered(_phases(setting, target, operators, view)))
     plan = Plan(
         name=recipe.name or source.name.lower().replace("_", "-").replace(".", "-")[:40].strip("-"),
-        base=_base(recipe, source, base),
+        base=_base(setting, source),
         parameters=view.parameters,
         context=target,
         data=recipe.data,
@@ -130,9 +135,10 @@ def make_plan(recipe: Recipe, source: Source, base: Architecture, hardware: Hard
     return plan
 
 
-def _base(recipe: Recipe, source: Source, base: Architecture) -> Base:
+def _base(setting: Setting, source: Source) -> Base:
+    base = setting.base
     return Base(
-        source=recipe.model,
+        source=setting.recipe.model,
         folder=source.folder,
         name=source.name,
         licence=source.licence,
@@ -140,7 +146,7 @@ def _base(recipe: Recipe, source: Source, base: Architecture) -> Base:
         parameters=base.parameters,
         layers=base.layers,
         hidden=base.hidden,
-        native_context=base.native_context,
+        native_context=setting.native,
         dtype=base.dtype,
     )
 
@@ -190,9 +196,20 @@ def _notes(setting: Setting, target: int) -> Iterator[str]:
     method = setting.recipe.extend.method or "yarn"
     if target > setting.native and method in METHODS:
         yield from cautions(setting.base, target, method)
+    if target > setting.native:
+        yield _native(setting)
     if target > 2 * setting.native:
         rungs = len(ladder(setting.native, target))
         yield f"the window grows {target / setting.native:g}x in {rungs} rungs, a gate each"
+
+
+def _native(setting: Setting) -> str:
+    """Where the ladder starts, and how that is known."""
+    claimed, reading = tokens(setting.base.native_context), setting.reading
+    if reading is None:
+        return f"the ladder starts at {claimed}, as the configuration claims; the first phase measures it"
+    measured = f"the configuration claims {claimed}, {tokens(reading.measured)} were measured"
+    return f"the ladder starts at {tokens(setting.native)}: {measured}"
 
 
 def _licence(source: Source) -> Iterator[str]:
@@ -231,10 +248,10 @@ def _phases(setting: Setting, target: int, operators: tuple[Operator, ...], view
         yield "P2", f"extend-{rung}", title, stretch, rung_spec, _stretching(setting, view, stretch, rung_spec)
         if recipe.extend.heal_rungs and recipe.heal is not False and rung < target:
             train = train_settings(setting, recipe.heal, rung, grows=bool(operators)).model_copy(
-                update={"target": rung}
+                update={"target": rung, "when": "needed"}
             )
             train = fitted(view, base, train, setting.memory_limit)
-            told = f"training at {tokens(rung)}"
+            told = f"training at {tokens(rung)} where needed"
             yield "P3", f"heal-{rung}", told, train, rung_spec, _training(setting, view, train, rung_spec)
         window = rung
     if recipe.heal is not False:
@@ -288,7 +305,7 @@ def extend_settings(setting: Setting, rung: int) -> Extend:
     if wish.method is not None and wish.method not in METHODS:
         raise ScalerError(f"extend.method: {wish.method}: no such method", f"known: {', '.join(METHODS)}")
     if not wish.search:
-        return Extend(length=rung, method=wish.method or "yarn")
+        return Extend(length=rung, method=wish.method or "yarn", stop=wish.stop)
     search = Search(
         evaluations=wish.evaluations or 30,
         minutes=wish.minutes or (2 if small else 30),
@@ -300,9 +317,10 @@ def extend_settings(setting: Setting, rung: int) -> Extend:
         short_windows=72 if small else 8,
         finalists=5 if small else 2,
         final_windows=48 if small else 1,
+        gradient_steps=GRADIENT_STEPS if wish.gradient else 0,
         seed=setting.recipe.seed,
     )
-    return Extend(length=rung, search=search)
+    return Extend(length=rung, search=search, stop=wish.stop)
 
 
 def train_settings(setting: Setting, heal: Heal, target: int, *, grows: bool) -> Train:

@@ -185,8 +185,12 @@ class Stretch(Record):
     """Longest search at each rung; chosen by the plan where left out."""
     evaluations: Annotated[int, Field(ge=1, le=1000)] | None = None
     """Candidates that a search scores; chosen by the plan where left out."""
+    gradient: bool = False
+    """Let a search also follow the gradient on one factor for each pair of dimensions; it may over-fit."""
     heal_rungs: bool = False
-    """Also train after every rung but the last, which is followed by `heal`."""
+    """Also train after each rung that is outside the gate's limits; `heal` follows the last rung in any case."""
+    stop: bool = False
+    """Let a rung outside a limit end the ladder, at the rung before it, instead of asking whether to keep it."""
 
 
 class Measure(Record):

@@ -27,6 +27,8 @@ from scaler_wizard.untrusted.folder import stage
 
 PROMPT_TOKENS = 96
 PROMPTS = 4
+READING_SHARE = 0.2
+"""Part of the baseline in which the base's window is measured."""
 TRAINING_SHARE = 0.7
 """Part of a healing phase that is training; the rest measures."""
 
@@ -158,7 +160,23 @@ def baseline(task: Task, lines: Lines) -> Done:
     from scaler_wizard.models import best_dtype
 
     stage(task.current, task.staging)
-    return Done(measurement=measured(task, lines), evidence={"compute_dtype": list(best_dtype())})
+    evidence: dict[str, Any] = {"compute_dtype": list(best_dtype())}
+    start = 0.0
+    if task.target_context > task.base.native_context:
+        lines.progress(0.0, "how far the model reads")
+        evidence["reading"], start = _reading(task), READING_SHARE
+    return Done(measurement=measured(task, lines, start=start), evidence=evidence)
+
+
+def _reading(task: Task) -> dict[str, int]:
+    """The window that the ladder starts from, and how much of it is read well; remembered for the next plan."""
+    from scaler_wizard.architecture import read_architecture
+    from scaler_wizard.evals.window import read_window
+    from scaler_wizard.models import load_model
+
+    base, native = read_architecture(task.base.folder), task.base.native_context
+    reading = read_window(base, load_model(task.current), data=task.data, native=native, seed=task.seed)
+    return {"claimed": native, "measured": reading.measured}
 
 
 def grow(task: Task, lines: Lines) -> Done:
