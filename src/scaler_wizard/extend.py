@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 
 from scaler_wizard.architecture import Blueprint
-from scaler_wizard.context.rope import cautions, extended_config
-from scaler_wizard.context.search import Candidate, Found, Trial, search
+from scaler_wizard.context.rope import cautions, extended_config, positions
+from scaler_wizard.context.search import Candidate, Found, Trial, grid, search
 from scaler_wizard.phases import Extend
 from scaler_wizard.task import Task
 
@@ -86,4 +86,5 @@ def _search(task: Task, change: Extend, base: Mapping[str, Any], tell: Tell) -> 
         rng=np.random.default_rng(spec.seed),
         heard=heard,
         refine=by_gradient if spec.gradient_steps else None,
+        known=grid(scaled=positions(base).rope["rope_type"] != "default"),
     )

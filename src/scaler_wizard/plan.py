@@ -16,7 +16,7 @@ from scaler_wizard.architecture import Architecture, Blueprint, read_architectur
 from scaler_wizard.catalogue import find, licence_warning
 from scaler_wizard.context.ladder import ladder
 from scaler_wizard.context.reading import Reading, recall
-from scaler_wizard.context.rope import METHODS, cautions
+from scaler_wizard.context.rope import METHODS, cautions, default_method
 from scaler_wizard.contract import Contract
 from scaler_wizard.errors import ScalerError
 from scaler_wizard.estimate import (
@@ -193,7 +193,7 @@ def _notes(setting: Setting, target: int) -> Iterator[str]:
         yield "heal.control: false: nobody will know whether simply training the base would have done as well"
     if UNASKED_WINDOW < target == setting.native:
         yield f"the window stays at {tokens(target)} and is measured out to {tokens(UNASKED_WINDOW)} only"
-    method = setting.recipe.extend.method or "yarn"
+    method = setting.recipe.extend.method or default_method(setting.base)
     if target > setting.native and method in METHODS:
         yield from cautions(setting.base, target, method)
     if target > setting.native:
@@ -304,19 +304,19 @@ def extend_settings(setting: Setting, rung: int) -> Extend:
     wish, small = setting.recipe.extend, setting.small
     if wish.method is not None and wish.method not in METHODS:
         raise ScalerError(f"extend.method: {wish.method}: no such method", f"known: {', '.join(METHODS)}")
-    if not wish.search:
-        return Extend(length=rung, method=wish.method or "yarn", stop=wish.stop)
+    if not (wish.method is None if wish.search is None else wish.search):
+        return Extend(length=rung, method=wish.method or default_method(setting.base), stop=wish.stop)
     search = Search(
         evaluations=wish.evaluations or 30,
         minutes=wish.minutes or (2 if small else 30),
         window=rung if small else min(1536, rung),
-        windows=24 if small else 5,
+        windows=32 if small else 5,
         facts=1 if small else 3,
         digits=4 if small else 7,
         short_length=min(setting.native, 512),
         short_windows=72 if small else 8,
         finalists=5 if small else 2,
-        final_windows=48 if small else 1,
+        final_windows=96 if small else 1,
         gradient_steps=GRADIENT_STEPS if wish.gradient else 0,
         seed=setting.recipe.seed,
     )

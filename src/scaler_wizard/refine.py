@@ -30,7 +30,7 @@ LEAST_SCALE, MOST_SCALE = 0.9, 1.6
 ROWS_AT_ONCE = 4
 
 
-class Turned(torch.nn.Module):
+class Turned(torch.nn.Module):  # type: ignore[misc]
     """Stands in for a model's rotary embedding, with factors that learn."""
 
     def __init__(self, plain_inverse: torch.Tensor, factors: torch.Tensor, scale: float) -> None:

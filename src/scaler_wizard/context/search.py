@@ -94,8 +94,18 @@ Heard = Callable[[list[Trial]], None]
 Refine = Callable[[Candidate], Candidate]
 
 
-def grid() -> tuple[Candidate, ...]:
-    """The six that are tried first: the best fixed bet in front, since a search may end at any time."""
+def grid(*, scaled: bool = False) -> tuple[Candidate, ...]:
+    """The six that are tried first: the best fixed bet in front, since a search may end at any time.
+
+    Only `searched` can carry on a base that is `scaled` already: there, three points of it.
+    """
+    if scaled:
+        points = ({"beta_fast": 32.0, "beta_slow": 1.0}, {"beta_fast": 4.0, "beta_slow": 0.5}, {"temperature": 1.0})
+        names = ("32 / 1", "4 / 0.5", "32 / 1 without temperature")
+        return tuple(
+            Candidate(name=name, method="searched", options=options)
+            for name, options in zip(names, points, strict=True)
+        )
     return (
         Candidate(name="yarn", method="yarn"),
         Candidate(name="yarn 4 / 0.5", method="searched", options={"beta_fast": 4.0, "beta_slow": 0.5}),
@@ -118,22 +128,30 @@ def search(
     rng: np.random.Generator,
     heard: Heard = lambda trials: None,
     refine: Refine | None = None,
+    known: Sequence[Candidate] = grid(),
 ) -> Found:
-    """The best of `evaluations` candidates by `score`, then of the `finalists` among them by `decide`.
+    """The best of `evaluations` candidates by `score`, the `known` ones first, then of the `finalists` by `decide`.
 
-    `decide` looks at other text: the lowest of thirty scores is partly luck. Plain YaRN and the best of the grid are
-    always finalists, and what `refine` makes of the best so far. Half of the `seconds` belong to each stage; the first
-    candidate of each is always scored. `heard` is told all trials after each.
+    `decide` looks at other text: the lowest of thirty scores is partly luck. The first known one (plain YaRN), the best
+    known one, and what `refine` makes of the best so far are always finalists. Half of the `seconds` belong to each
+    stage; the first candidate of each is always scored. `heard` is told all trials after each.
     """
     begun = clock()
     trials: list[Trial] = []
     first = _stage(
-        score, _proposals(trials, factor, evaluations, rng), trials, begun, clock, seconds / 2, heard, final=False
+        score,
+        _proposals(trials, known, factor, evaluations, rng),
+        trials,
+        begun,
+        clock,
+        seconds / 2,
+        heard,
+        final=False,
     )
     if not finalists:
         best = min(trials, key=lambda trial: trial.score.total)
         return Found(best=best, trials=tuple(trials), stopped_by="evaluations" if first else "minutes")
-    last = _finalists(trials, finalists)
+    last = _finalists(trials, finalists, known=len(known))
     if refine is not None:
         last.insert(1, refine(min(trials, key=lambda trial: trial.score.total).candidate))
     second = _stage(decide, iter(last), trials, begun, clock, seconds, heard, final=True)
@@ -161,19 +179,18 @@ def _stage(
     return True
 
 
-def _finalists(trials: Sequence[Trial], count: int) -> list[Candidate]:
-    """Plain YaRN, which is tried first, the best of the grid, and the best `count` of all."""
+def _finalists(trials: Sequence[Trial], count: int, *, known: int) -> list[Candidate]:
+    """The first one, the best of the `known` ones, and the best `count` of all."""
     ranked = sorted(trials, key=lambda trial: trial.score.total)
-    known = next(trial for trial in ranked if trial in trials[: len(grid())])
+    best = next(trial for trial in ranked if trial in trials[:known])
     chosen = [trials[0], *(trial for trial in ranked[:count] if trial is not trials[0])]
-    return [trial.candidate for trial in [*chosen, *([] if known in chosen else [known])]]
+    return [trial.candidate for trial in [*chosen, *([] if best in chosen else [best])]]
 
 
 def _proposals(
-    trials: Sequence[Trial], factor: float, evaluations: int, rng: np.random.Generator
+    trials: Sequence[Trial], known: Sequence[Candidate], factor: float, evaluations: int, rng: np.random.Generator
 ) -> Iterator[Candidate]:
-    """The grid, then points at random, then points around the best so far; reads what the trials say meanwhile."""
-    known = grid()
+    """The known ones, points at random, then the most promising points by all that the trials say meanwhile."""
     yield from known[:evaluations]
     rest = max(0, evaluations - len(known))
     for number in range(rest):

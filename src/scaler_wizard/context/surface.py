@@ -56,8 +56,8 @@ def surface(points: Floats, values: Floats, *, lengths: Floats) -> Surface:
 def _fit(points: Floats, values: Floats, lengths: Floats, noise: float) -> Surface:
     centre, scale = float(values.mean()), float(values.std()) or 1.0
     x, y = points / lengths, (values - centre) / scale
-    factor = np.linalg.cholesky(_covariance(x, x) + noise * np.eye(len(x)))
-    weights = np.linalg.solve(factor.T, np.linalg.solve(factor, y))
+    factor: Floats = np.linalg.cholesky(_covariance(x, x) + noise * np.eye(len(x)))
+    weights: Floats = np.linalg.solve(factor.T, np.linalg.solve(factor, y))
     likelihood = -0.5 * float(y @ weights) - float(np.log(np.diag(factor)).sum())
     return Surface(x, lengths, factor, weights, centre, scale, likelihood)
 
