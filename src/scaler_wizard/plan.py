@@ -308,7 +308,7 @@ def extend_settings(setting: Setting, rung: int) -> Extend:
         return Extend(length=rung, method=wish.method or default_method(setting.base), stop=wish.stop)
     search = Search(
         evaluations=wish.evaluations or 30,
-        minutes=wish.minutes or (2 if small else 30),
+        minutes=wish.minutes or (2 if small else 15),
         window=rung if small else min(1536, rung),
         windows=32 if small else 5,
         facts=1 if small else 3,
