@@ -301,7 +301,7 @@ class Supervisor:
         change, summit = phase.change, self._summit()
         if summit is not None and (isinstance(change, Extend) or (isinstance(change, Train) and change.target)):
             return f"{phase.title}: left out, since the ladder ended at {tokens(summit)}"
-        if not isinstance(change, Train) or change.when == "always" or self._waiting_gate(phase) is not None:
+        if not isinstance(change, Train) or change.when == "always" or self._attempted(phase):
             return None
         if reasons := self._outside(phase):
             self._note(phase, f"{phase.title}: needed, since {reasons[0]}")
