@@ -299,9 +299,10 @@ class Supervisor:
     def _left_out(self, phase: Phase) -> str | None:
         """Why this phase is not done; None where it is."""
         change, summit = phase.change, self._summit()
-        if summit is not None and (isinstance(change, Extend) or (isinstance(change, Train) and change.target)):
+        healing = isinstance(change, Train) and change.when == "needed"
+        if summit is not None and (isinstance(change, Extend) or healing):
             return f"{phase.title}: left out, since the ladder ended at {tokens(summit)}"
-        if not isinstance(change, Train) or change.when == "always" or self._attempted(phase):
+        if not healing or self._attempted(phase):
             return None
         if reasons := self._outside(phase):
             self._note(phase, f"{phase.title}: needed, since {reasons[0]}")
