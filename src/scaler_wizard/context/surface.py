@@ -56,8 +56,8 @@ def surface(points: Floats, values: Floats, *, lengths: Floats) -> Surface:
 def _fit(points: Floats, values: Floats, lengths: Floats, noise: float) -> Surface:
     centre, scale = float(values.mean()), float(values.std()) or 1.0
     x, y = points / lengths, (values - centre) / scale
-    factor: Floats = np.linalg.cholesky(_covariance(x, x) + noise * np.eye(len(x)))
-    weights: Floats = np.linalg.solve(factor.T, np.linalg.solve(factor, y))
+    factor = np.asarray(np.linalg.cholesky(_covariance(x, x) + noise * np.eye(len(x))), np.float64)
+    weights = np.asarray(np.linalg.solve(factor.T, np.linalg.solve(factor, y)), np.float64)
     likelihood = -0.5 * float(y @ weights) - float(np.log(np.diag(factor)).sum())
     return Surface(x, lengths, factor, weights, centre, scale, likelihood)
 
