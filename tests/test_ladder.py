@@ -7,9 +7,9 @@ import pytest
 
 from scaler_wizard.architecture import read_architecture
 from scaler_wizard.conclusion import conclude
-from scaler_wizard.context import reading
+from scaler_wizard.context import native
 from scaler_wizard.context.ladder import shortened
-from scaler_wizard.context.reading import Reading, recall, remember
+from scaler_wizard.context.native import NativeWindow, recall, remember
 from scaler_wizard.events import Done
 from scaler_wizard.extend import extend
 from scaler_wizard.gate import Change, judge
@@ -83,8 +83,8 @@ def test_a_ladder_that_ended_trains_as_many_tokens_no_farther_away() -> None:
 @pytest.fixture
 def measured_96(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The embedded model as if it had been measured to read 96 of its 128 tokens."""
-    monkeypatch.setattr(reading, "cache_folder", lambda: tmp_path / "cache")
-    remember(read_architecture(EMBEDDED), Reading(claimed=128, measured=96))
+    monkeypatch.setattr(native, "cache_folder", lambda: tmp_path / "cache")
+    remember(read_architecture(EMBEDDED), NativeWindow(claimed=128, measured=96))
 
 
 @pytest.mark.usefixtures("measured_96")
@@ -100,15 +100,15 @@ def test_the_ladder_starts_from_what_was_measured_and_the_plan_shows_both(tmp_pa
 def test_without_a_measurement_the_claim_counts_and_the_plan_says_so(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(reading, "cache_folder", lambda: tmp_path)
+    monkeypatch.setattr(native, "cache_folder", lambda: tmp_path)
     assert recall(read_architecture(EMBEDDED)) is None
     assert any("starts at 128, as the configuration claims" in note for note in plan(context="2x").notes)
 
 
 def test_a_base_that_reads_less_than_the_ladder_starts_from_waits_for_a_person() -> None:
     change = Change("baseline", "baseline", exact=False, next=None)
-    asked = {"reading": {"claimed": 8192, "measured": 4096}}
+    asked = {"native": {"claimed": 8192, "measured": 4096}}
     verdict = judge(change, baseline=None, before=None, after=BASE, evidence=asked, limits=GateLimits())
     assert verdict.action == "ask" and "reads 4K well, not the 8K" in verdict.reasons[0]
-    fine = {"reading": {"claimed": 8192, "measured": 8192}}
+    fine = {"native": {"claimed": 8192, "measured": 8192}}
     assert judge(change, baseline=None, before=None, after=BASE, evidence=fine, limits=GateLimits()).action == "pass"

@@ -8,7 +8,7 @@ import pytest
 
 from scaler_wizard.architecture import read_architecture
 from scaler_wizard.calibrate import retune
-from scaler_wizard.context import reading
+from scaler_wizard.context import native
 from scaler_wizard.context.ladder import ladder, sweet_spot
 from scaler_wizard.context.rope import extended_config
 from scaler_wizard.data import encode, load_corpus, windows
@@ -81,20 +81,20 @@ def test_one_harmed_stretch_with_a_good_one_after_it_is_taken_for_chance(monkeyp
 
 
 def test_what_was_measured_is_remembered_for_the_next_plan(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(reading, "cache_folder", lambda: tmp_path)
+    monkeypatch.setattr(native, "cache_folder", lambda: tmp_path)
     base = read_architecture(EMBEDDED)
-    found = window.read_window(base, MODEL, data="kjv", native=128)
+    found = window.measure_native(base, MODEL, data="kjv", native=128)
     assert found.claimed == 128 == found.measured
-    assert reading.recall(base) == found
+    assert native.recall(base) == found
 
 
 def test_a_damaged_memory_is_no_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(reading, "cache_folder", lambda: tmp_path)
+    monkeypatch.setattr(native, "cache_folder", lambda: tmp_path)
     base = read_architecture(EMBEDDED)
-    reading.remember(base, reading.Reading(claimed=128, measured=96))
-    (file,) = (tmp_path / "readings").iterdir()
+    native.remember(base, native.NativeWindow(claimed=128, measured=96))
+    (file,) = (tmp_path / "native-windows").iterdir()
     file.write_text('{"claimed": 128, "measured": "many"')
-    assert reading.recall(base) is None
+    assert native.recall(base) is None
 
 
 def test_the_effective_length_is_where_the_tasks_mean_falls_below_85_per_cent() -> None:

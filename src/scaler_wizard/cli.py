@@ -386,8 +386,8 @@ def evaluate(
     from scaler_wizard.evaluate import effective, evaluate_model, measure_window, ruler_scores
 
     if window:
-        reading = measure_window(model, data=data)
-        _print_json(reading) if as_json else typer.echo(f"claims {reading.claimed}, reads {reading.measured} tokens")
+        found = measure_window(model, data=data)
+        _print_json(found) if as_json else typer.echo(f"claims {found.claimed}, reads {found.measured} tokens")
         return
     if ruler:
         scores = ruler_scores(model, ruler, data=data, examples=examples)

@@ -9,7 +9,7 @@ from statistics import fmean
 from typing import TYPE_CHECKING
 
 from scaler_wizard.architecture import read_architecture
-from scaler_wizard.context.reading import Reading
+from scaler_wizard.context.native import NativeWindow
 from scaler_wizard.errors import ScalerError
 from scaler_wizard.hardware import detect
 from scaler_wizard.metrics import Measurement
@@ -47,15 +47,15 @@ def evaluate_model(model: str, *, context: str | None, data: str) -> Measurement
     )
 
 
-def measure_window(model: str, *, data: str) -> Reading:
+def measure_window(model: str, *, data: str) -> NativeWindow:
     """How much of the window that its configuration claims a model reads well; plans start their ladder there."""
-    from scaler_wizard.evals.window import read_window
+    from scaler_wizard.evals.window import measure_native
     from scaler_wizard.models import load_model, quiet
 
     source = resolve(model)
     quiet()
     base = read_architecture(source.folder)
-    return read_window(base, load_model(source.folder), data=data, native=base.native_context)
+    return measure_native(base, load_model(source.folder), data=data, native=base.native_context)
 
 
 def ruler_scores(model: str, lengths: Sequence[str], *, data: str, examples: int) -> tuple[RulerScore, ...]:

@@ -89,7 +89,7 @@ def outside(
     """What is outside a limit, each with its figure."""
     if change.kind == "export":
         return
-    yield from _reading(change, evidence)
+    yield from _native(change, evidence)
     if after is None:
         yield "nothing was measured, so nothing is known"
         return
@@ -112,12 +112,12 @@ def _losing(fusion: Mapping[str, Any] | None) -> Iterator[str]:
             yield f"the merge loses {lost} on {domain['name']} against {one['best']}, its best parent there"
 
 
-def _reading(change: Change, evidence: Mapping[str, Any]) -> Iterator[str]:
+def _native(change: Change, evidence: Mapping[str, Any]) -> Iterator[str]:
     """A base that reads less than the plan starts from: the ladder's first rung would be more than it says."""
-    reading = evidence.get("reading")
-    if change.kind == "baseline" and reading is not None and reading["measured"] < reading["claimed"]:
+    found = evidence.get("native")
+    if change.kind == "baseline" and found is not None and found["measured"] < found["claimed"]:
         yield (
-            f"the model reads {tokens(reading['measured'])} well, not the {tokens(reading['claimed'])} that the ladder "
+            f"the model reads {tokens(found['measured'])} well, not the {tokens(found['claimed'])} that the ladder "
             "starts from; make the plan again: it will start there"
         )
 

@@ -15,7 +15,7 @@ from scaler_wizard import wording
 from scaler_wizard.architecture import Architecture, Blueprint, read_architecture
 from scaler_wizard.catalogue import find, licence_warning
 from scaler_wizard.context.ladder import ladder
-from scaler_wizard.context.reading import Reading, recall
+from scaler_wizard.context.native import NativeWindow, recall
 from scaler_wizard.context.rope import METHODS, cautions, default_method
 from scaler_wizard.contract import Contract
 from scaler_wizard.errors import ScalerError
@@ -76,7 +76,7 @@ class Setting:
     recipe: Recipe
     base: Architecture
     hardware: Hardware
-    reading: Reading | None = None
+    measured: NativeWindow | None = None
     """How far the base was measured to read; None where nobody measured."""
 
     @property
@@ -88,7 +88,7 @@ class Setting:
     def native(self) -> int:
         """Window of the base that is used as such: what is claimed, or less where less was measured."""
         claimed = self.base.native_context
-        return claimed if self.reading is None else min(claimed, self.reading.measured)
+        return claimed if self.measured is None else min(claimed, self.measured.measured)
 
     @property
     def item_bytes(self) -> int:
@@ -205,10 +205,10 @@ def _notes(setting: Setting, target: int) -> Iterator[str]:
 
 def _native(setting: Setting) -> str:
     """Where the ladder starts, and how that is known."""
-    claimed, reading = tokens(setting.base.native_context), setting.reading
-    if reading is None:
+    claimed, found = tokens(setting.base.native_context), setting.measured
+    if found is None:
         return f"the ladder starts at {claimed}, as the configuration claims; the first phase measures it"
-    measured = f"the configuration claims {claimed}, {tokens(reading.measured)} were measured"
+    measured = f"the configuration claims {claimed}, {tokens(found.measured)} were measured"
     return f"the ladder starts at {tokens(setting.native)}: {measured}"
 
 

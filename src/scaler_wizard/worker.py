@@ -27,7 +27,7 @@ from scaler_wizard.untrusted.folder import stage
 
 PROMPT_TOKENS = 96
 PROMPTS = 4
-READING_SHARE = 0.2
+NATIVE_SHARE = 0.2
 """Part of the baseline in which the base's window is measured."""
 TRAINING_SHARE = 0.7
 """Part of a healing phase that is training; the rest measures."""
@@ -164,19 +164,19 @@ def baseline(task: Task, lines: Lines) -> Done:
     start = 0.0
     if task.target_context > task.base.native_context:
         lines.progress(0.0, "how far the model reads")
-        evidence["reading"], start = _reading(task), READING_SHARE
+        evidence["native"], start = _native(task), NATIVE_SHARE
     return Done(measurement=measured(task, lines, start=start), evidence=evidence)
 
 
-def _reading(task: Task) -> dict[str, int]:
+def _native(task: Task) -> dict[str, int]:
     """The window that the ladder starts from, and how much of it is read well; remembered for the next plan."""
     from scaler_wizard.architecture import read_architecture
-    from scaler_wizard.evals.window import read_window
+    from scaler_wizard.evals.window import measure_native
     from scaler_wizard.models import load_model
 
     base, native = read_architecture(task.base.folder), task.base.native_context
-    reading = read_window(base, load_model(task.current), data=task.data, native=native, seed=task.seed)
-    return {"claimed": native, "measured": reading.measured}
+    found = measure_native(base, load_model(task.current), data=task.data, native=native, seed=task.seed)
+    return {"claimed": native, "measured": found.measured}
 
 
 def grow(task: Task, lines: Lines) -> Done:

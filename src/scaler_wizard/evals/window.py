@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from scaler_wizard.architecture import Architecture
-from scaler_wizard.context.reading import Reading, remember
+from scaler_wizard.context.native import NativeWindow, remember
 from scaler_wizard.data import encode, load_corpus
 from scaler_wizard.data import windows as cut
 from scaler_wizard.evals.perplexity import Floats, Ints, block_means, sliding_nll, token_nll
@@ -47,14 +47,14 @@ class MeasuredWindow:
         return self.tokens is not None and self.tokens == self.reaches[-1].end
 
 
-def read_window(base: Architecture, model: Any, *, data: str, native: int, seed: int = 0) -> Reading:
+def measure_native(base: Architecture, model: Any, *, data: str, native: int, seed: int = 0) -> NativeWindow:
     """How much of a window of `native` tokens a base reads well, on held-out text; kept for the next plan."""
     held_out = encode(load_corpus(data).heldout, load_tokenizer(base.folder))
     text = cut(held_out, native, limit=min(MOST_WINDOWS, max(1, MOST_TOKENS // native)))
     found = measured_window(model, text, claimed=native, seed=seed)
-    reading = Reading(claimed=base.native_context, measured=found.tokens or native // 2)
-    remember(base, reading)
-    return reading
+    measured = NativeWindow(claimed=base.native_context, measured=found.tokens or native // 2)
+    remember(base, measured)
+    return measured
 
 
 def measured_window(

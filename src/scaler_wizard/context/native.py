@@ -14,7 +14,7 @@ from scaler_wizard.files import text_hash, write_whole
 from scaler_wizard.record import Record, from_json, to_json
 
 
-class Reading(Record):
+class NativeWindow(Record):
     """What a configuration claims, and what losses show."""
 
     claimed: Annotated[int, Field(gt=0)]
@@ -24,17 +24,17 @@ class Reading(Record):
     the claimed window."""
 
 
-def remember(base: Architecture, found: Reading) -> None:
+def remember(base: Architecture, found: NativeWindow) -> None:
     """Keep what was measured of a model."""
     file = _file(base)
     file.parent.mkdir(parents=True, exist_ok=True)
     write_whole(file, to_json(found) + "\n")
 
 
-def recall(base: Architecture) -> Reading | None:
+def recall(base: Architecture) -> NativeWindow | None:
     """What was measured of this very model; None where nobody did, or where what was kept cannot be read."""
     try:
-        return Reading.read(from_json(_file(base).read_text(encoding="utf-8")), "reading")
+        return NativeWindow.read(from_json(_file(base).read_text(encoding="utf-8")), "native window")
     except (OSError, ValueError, ScalerError):
         return None
 
@@ -44,4 +44,4 @@ def _file(base: Architecture) -> Path:
     weights = sorted({tensor.file for tensor in base.tensors.values()})
     known = [f"{file.name} {file.stat().st_size} {file.stat().st_mtime_ns}" for file in weights]
     config = (base.folder / "config.json").read_text(encoding="utf-8")
-    return cache_folder() / "readings" / f"{text_hash(chr(10).join([config, *known]))}.json"
+    return cache_folder() / "native-windows" / f"{text_hash(chr(10).join([config, *known]))}.json"
