@@ -116,17 +116,25 @@ def _slides(model: Any, tokens: int) -> bool:
 
 
 def _batches(trees: Sequence[_Tree]) -> Iterator[list[_Tree]]:
-    """Trees of like length together, at most ROWS_AT_ONCE and TOKENS_AT_ONCE; the shortest one alone, at once."""
+    """Trees of like length together, at most ROWS_AT_ONCE and TOKENS_AT_ONCE; the shortest one alone, at once.
+
+    A tree that would be padded to more than twice its length begins a new batch.
+    """
     first, *rest = sorted(trees, key=lambda tree: tree.tokens)
     yield [first]
     batch: list[_Tree] = []
     for tree in reversed(rest):
-        if batch and (len(batch) == ROWS_AT_ONCE or (len(batch) + 1) * batch[0].tokens > TOKENS_AT_ONCE):
+        if batch and not _fits(tree, batch):
             yield batch
             batch = []
         batch.append(tree)
     if batch:
         yield batch
+
+
+def _fits(tree: _Tree, batch: Sequence[_Tree]) -> bool:
+    longest, rows = batch[0].tokens, len(batch) + 1
+    return rows <= ROWS_AT_ONCE and rows * longest <= TOKENS_AT_ONCE and 2 * tree.tokens >= longest
 
 
 @torch.inference_mode()
