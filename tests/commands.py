@@ -11,6 +11,7 @@ RECIPE = """\
 model: embedded
 parameters: 1.2x
 context: 2x
+extend: {search: false}
 heal: {tokens: 8192, window: 128, learning_rate: 1e-4}
 measure: {windows: 4, needles: 8}
 limits: {threads: 1}

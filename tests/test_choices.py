@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from scaler_wizard.evals.choices import Answered, Question, _alone, _trees, answer_all, right
+from scaler_wizard.evals.choices import Answered, Question, _alone, _batches, _Tree, _trees, answer_all, right
 from scaler_wizard.evals.perplexity import token_nll
 from scaler_wizard.models import EMBEDDED, load_model, load_tokenizer
 from tiny_models import load, make
@@ -31,6 +31,13 @@ def test_a_tree_scores_as_each_choice_alone(examples: str) -> None:
     ours = {found.number: found for found in answer_all(model, tokenizer, QUESTIONS, examples=examples)}
     for expected in alone(model, tokenizer, examples):
         np.testing.assert_allclose(ours[expected.number].log_likelihoods, expected.log_likelihoods, atol=2e-4)
+
+
+def test_no_question_is_padded_to_more_than_twice_its_length() -> None:
+    empty = np.zeros(0, np.int32)
+    trees = [_Tree(at, np.zeros(size, np.int32), (empty,), (0,)) for at, size in enumerate([9, 471, 40, 114, 60, 50])]
+    lengths = [[tree.tokens for tree in batch] for batch in _batches(trees)]
+    assert lengths == [[9], [471], [114, 60], [50, 40]]
 
 
 def test_scores_are_those_of_whole_strings() -> None:

@@ -72,8 +72,16 @@ def test_a_named_method_is_taken_as_it_is_and_a_search_can_be_asked_for() -> Non
     assert named.method == "llama3" and named.search is None
     (asked,) = stretches(plan(context="2x", extend={"search": True, "minutes": 0.5, "evaluations": 9}))
     assert asked.search is not None and (asked.search.minutes, asked.search.evaluations) == (0.5, 9)
-    (off,) = stretches(plan(context="2x"))
+    (off,) = stretches(plan(context="2x", extend={"search": False}))
     assert off.search is None and off.method == "yarn"
+    (left_out,) = stretches(plan(context="2x"))
+    assert left_out.search is not None
+
+
+def test_a_scaled_base_is_carried_on_without_being_asked(tmp_path: Path) -> None:
+    make(tmp_path, rope_parameters={"rope_type": "linear", "rope_theta": 10000.0, "factor": 2.0})
+    (rung,) = stretches(plan(tmp_path, context="2x", extend={"search": False}))
+    assert rung.method == "searched"
 
 
 def test_a_method_that_does_not_exist_is_refused_with_the_list() -> None:

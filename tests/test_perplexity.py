@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from scaler_wizard.evals import perplexity
+from scaler_wizard.evals.onward import onward
 from scaler_wizard.evals.perplexity import block_means, token_nll, truncated_nll
 from scaler_wizard.intervals import paired_gain
 from scaler_wizard.models import load_model
@@ -32,7 +33,7 @@ def test_the_loss_of_every_token_is_what_transformers_computes(tmp_path: Path, f
     assert np.abs(ours - reference(folder, WINDOWS)).max() < 1e-4
 
 
-@pytest.mark.parametrize("family", ["llama", "mistral", "gemma2", "granite"])
+@pytest.mark.parametrize("family", CONFIGS)
 def test_a_window_read_in_pieces_scores_as_one_pass(
     tmp_path: Path, family: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -62,3 +63,24 @@ def test_planted_sentences_do_not_count_and_gain_is_paired() -> None:
     worse = rng.normal(3.0, 1.0, 400)
     gain = paired_gain(worse, worse - 0.01, seed=0)
     assert gain.low == pytest.approx(0.01) == gain.high
+
+
+def test_the_softmax_over_slices_of_the_vocabulary_is_that_over_all_of_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = make(tmp_path / "model")
+    monkeypatch.setattr(perplexity, "WORDS_AT_ONCE", 7)
+    monkeypatch.setattr(perplexity, "ROWS_AT_ONCE", 11)
+    ours = token_nll(load_model(folder, dtype="float32"), WINDOWS)
+    assert np.abs(ours - reference(folder, WINDOWS)).max() < 1e-4
+
+
+def test_pieces_are_read_without_a_mask_and_the_model_is_left_as_it_was(tmp_path: Path) -> None:
+    model = load_model(make(tmp_path / "model"), dtype="float32")
+    before = model.config._attn_implementation
+    with onward(model):
+        assert model.config._attn_implementation == "onward" != before
+    assert model.config._attn_implementation == before
+    slides = load_model(make(tmp_path / "slides", "gemma2"), dtype="float32")
+    with onward(slides):
+        assert slides.config._attn_implementation != "onward"

@@ -80,6 +80,14 @@ def test_the_search_stops_when_its_time_is_over_and_keeps_the_best_so_far() -> N
     assert len(run(40, seconds=0, clock=iter(map(float, range(99)))).trials) == 1
 
 
+def test_a_scaled_base_is_searched_with_the_one_method_that_carries_it_on() -> None:
+    assert {candidate.method for candidate in grid(scaled=True)} == {"searched"}
+    scaled = extended_config(BASE, 256, "llama3")
+    for candidate in grid(scaled=True):
+        config = extended_config(scaled, 512, candidate.method, **candidate.options)  # type: ignore[arg-type]
+        assert config["max_position_embeddings"] == 512
+
+
 def test_finalists_are_scored_again_and_that_score_decides() -> None:
     found = run(20, finalists=3)
     final = [trial for trial in found.trials if trial.final]

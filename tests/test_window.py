@@ -1,18 +1,23 @@
 """The measured window, the sliding loss, the ladder and its sweet spot."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
 
+from scaler_wizard.architecture import read_architecture
 from scaler_wizard.calibrate import retune
+from scaler_wizard.context import native
 from scaler_wizard.context.ladder import ladder, sweet_spot
 from scaler_wizard.context.rope import extended_config
 from scaler_wizard.data import encode, load_corpus, windows
 from scaler_wizard.errors import ScalerError
-from scaler_wizard.evals import perplexity
+from scaler_wizard.evals import perplexity, window
 from scaler_wizard.evals.perplexity import sliding_nll, token_nll
-from scaler_wizard.evals.window import measured_window
+from scaler_wizard.evals.ruler import RulerScore
+from scaler_wizard.evals.window import Reach, measured_window
+from scaler_wizard.evaluate import effective
 from scaler_wizard.metrics import Interval, Measurement, NeedleCell
 from scaler_wizard.models import EMBEDDED, load_model, load_tokenizer
 from scaler_wizard.recipe import GateLimits
@@ -63,6 +68,41 @@ def test_the_losses_of_the_embedded_model_turn_up_beyond_its_window_of_128() -> 
 def test_a_claim_that_is_too_long_is_seen() -> None:
     found = measured_window(MODEL, TEXT, claimed=384, bucket=32)
     assert found.tokens is None or found.tokens < 384
+
+
+def test_one_harmed_stretch_with_a_good_one_after_it_is_taken_for_chance(monkeypatch: pytest.MonkeyPatch) -> None:
+    stretches = {64: 0.5, 96: -0.1, 128: 0.5, 160: 0.5}
+    monkeypatch.setattr(
+        window, "_reach", lambda whole, sliding, start, end, seed: Reach(start, end, *[stretches[start]] * 2)
+    )
+    monkeypatch.setattr(window, "sliding_nll", lambda *given: np.zeros((8, 191)))
+    monkeypatch.setattr(window, "token_nll", lambda *given: np.zeros((8, 191)))
+    assert measured_window(MODEL, TEXT[:, :192], claimed=128, bucket=32).tokens == 128
+
+
+def test_what_was_measured_is_remembered_for_the_next_plan(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(native, "cache_folder", lambda: tmp_path)
+    base = read_architecture(EMBEDDED)
+    found = window.measure_native(base, MODEL, data="kjv", native=128)
+    assert found.claimed == 128 == found.measured
+    assert native.recall(base) == found
+
+
+def test_a_damaged_memory_is_no_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(native, "cache_folder", lambda: tmp_path)
+    base = read_architecture(EMBEDDED)
+    native.remember(base, native.NativeWindow(claimed=128, measured=96))
+    (file,) = (tmp_path / "native-windows").iterdir()
+    file.write_text('{"claimed": 128, "measured": "many"')
+    assert native.recall(base) is None
+
+
+def test_the_effective_length_is_where_the_tasks_mean_falls_below_85_per_cent() -> None:
+    def score(length: int, value: float) -> RulerScore:
+        return RulerScore(task="vt", length=length, score=Interval(value=value, low=0, high=1), answers=8)
+
+    assert effective([score(1024, 0.8), score(2048, 0.7), score(4096, 0.5)]) == 2048
+    assert effective([score(1024, 0.8)]) is None
 
 
 def test_text_within_the_window_leaves_it_open() -> None:

@@ -75,13 +75,13 @@ class Calibration:
     ) -> None:
         self.model, self.base, self.length = model, base, length
         draw = partial(sample, tokenizer, encoded, length=length, spec=spec)
-        self._first = draw(window=spec.window, count=spec.windows)
+        self.first = draw(window=spec.window, count=spec.windows)
         self._draw_second = partial(draw, window=length, count=spec.final_windows, draw=1)
         self._second: Sample | None = None
 
     def score(self, candidate: Candidate) -> Score:
         """On the windows that every candidate is scored on."""
-        return self.on(self._first, candidate)
+        return self.on(self.first, candidate)
 
     def decide(self, candidate: Candidate) -> Score:
         """On other windows, of the true length."""

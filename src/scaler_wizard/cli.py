@@ -369,27 +369,38 @@ def evaluate(
     model: Annotated[str, typer.Argument(help="Folder, GGUF file, hub id, `embedded` or `smollm2`.")],
     context: Annotated[str | None, typer.Option(help="Measure out to this window.")] = None,
     data: Annotated[str, typer.Option(help="Text: `kjv`, a file or a folder.")] = "kjv",
+    window: Annotated[
+        bool, typer.Option("--window", help="Measure only how much of its window it reads well; plans start there.")
+    ] = False,
     ruler: Annotated[
         list[str] | None, typer.Option(help="Score RULER's tasks at this length (4K) instead; repeat it.")
     ] = None,
     task: Annotated[
         list[str] | None, typer.Option(help="Run this task of lm-eval instead (extra `evals`); repeat it.")
     ] = None,
+    include: Annotated[Path | None, typer.Option(help="Folder with task files of your own, for --task.")] = None,
     examples: Annotated[int, typer.Option(min=1, help="RULER examples of each task.")] = 8,
     as_json: Json = False,
 ) -> None:
     """Measure a model: loss by position, truncation, needles, knowledge; or RULER's tasks, or lm-eval's."""
-    from scaler_wizard.evaluate import evaluate_model, ruler_scores
+    from scaler_wizard.evaluate import effective, evaluate_model, measure_window, ruler_scores
 
+    if window:
+        found = measure_window(model, data=data)
+        _print_json(found) if as_json else typer.echo(f"claims {found.claimed}, reads {found.measured} tokens")
+        return
     if ruler:
-        for one in ruler_scores(model, ruler, data=data, examples=examples):
+        scores = ruler_scores(model, ruler, data=data, examples=examples)
+        for one in scores:
             _say_score(one, f"{one.task} at {one.length}", one.score.value, f"{one.answers} answers", as_json=as_json)
+        if not as_json and (length := effective(scores)) is not None:
+            typer.echo(f"effective length {length}: up to there the mean stays at 85 % of that at the shortest length")
         return
     if task:
         from scaler_wizard.evals.harness import harness
         from scaler_wizard.models import resolve
 
-        for figure in harness(resolve(model).folder, task):
+        for figure in harness(resolve(model).folder, task, include=include):
             name = f"{figure.task} {figure.metric}"
             _say_score(figure, name, figure.value, f"{figure.samples} questions", as_json=as_json)
         return

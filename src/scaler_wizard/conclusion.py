@@ -69,7 +69,9 @@ def _made(story: Story) -> str:
 def _climb(story: Story) -> Iterator[str]:
     """Which rung of the ladder was the best before anything was trained, where there was more than one."""
     stretched = [one.measurement for one in story.phases if isinstance(one.phase.change, Extend) and one.measurement]
-    if story.baseline is not None and len(stretched) > 1:
+    if story.ladder_ended is not None:
+        yield story.ladder_ended
+    elif story.baseline is not None and len(stretched) > 1:
         yield f"Before training: {sweet_spot(story.baseline, stretched, story.plan.gate).why}"
 
 

@@ -5,9 +5,11 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Sequence
+from statistics import fmean
 from typing import TYPE_CHECKING
 
 from scaler_wizard.architecture import read_architecture
+from scaler_wizard.context.native import NativeWindow
 from scaler_wizard.errors import ScalerError
 from scaler_wizard.hardware import detect
 from scaler_wizard.metrics import Measurement
@@ -45,6 +47,17 @@ def evaluate_model(model: str, *, context: str | None, data: str) -> Measurement
     )
 
 
+def measure_window(model: str, *, data: str) -> NativeWindow:
+    """How much of the window that its configuration claims a model reads well; plans start their ladder there."""
+    from scaler_wizard.evals.window import measure_native
+    from scaler_wizard.models import load_model, quiet
+
+    source = resolve(model)
+    quiet()
+    base = read_architecture(source.folder)
+    return measure_native(base, load_model(source.folder), data=data, native=base.native_context)
+
+
 def ruler_scores(model: str, lengths: Sequence[str], *, data: str, examples: int) -> tuple[RulerScore, ...]:
     """RULER's thirteen tasks at these lengths ("4K"), on held-out text."""
     from scaler_wizard.data import load_corpus
@@ -66,6 +79,15 @@ def ruler_scores(model: str, lengths: Sequence[str], *, data: str, examples: int
         tasks=list(TASKS),
         examples=examples,
     )
+
+
+def effective(scores: Sequence[RulerScore]) -> int | None:
+    """The longest length up to which the tasks' mean stays at 85 % of that at the shortest; None for one length."""
+    from scaler_wizard.evals.ruler import effective_length
+
+    lengths = sorted({one.length for one in scores})
+    means = {length: fmean(one.score.value for one in scores if one.length == length) for length in lengths}
+    return effective_length(means, reference=means[lengths[0]]) if len(lengths) > 1 else None
 
 
 class Talk:

@@ -13,10 +13,13 @@ from typing import Any
 import numpy as np
 
 from scaler_wizard.architecture import Blueprint
-from scaler_wizard.context.rope import cautions, extended_config
-from scaler_wizard.context.search import Found, Trial, search
+from scaler_wizard.context.rope import cautions, extended_config, positions
+from scaler_wizard.context.search import Candidate, Found, Trial, grid, search
 from scaler_wizard.phases import Extend
 from scaler_wizard.task import Task
+
+GRADIENT_SHARE = 0.75
+"""Part of a search's time after which the gradient gives way to the second look."""
 
 Tell = Callable[[float, str], None]
 
@@ -28,6 +31,7 @@ def extend(task: Task, tell: Tell) -> tuple[dict[str, Any], dict[str, Any]]:
     config, base = (
         json.loads((folder / "config.json").read_text(encoding="utf-8")) for folder in (task.current, task.base.folder)
     )
+    base["max_position_embeddings"] = task.base.native_context  # less than the claim where less was measured
     method, found = change.method, None
     options: dict[str, Any] = dict(change.options)
     if change.search is not None:
@@ -63,6 +67,14 @@ def _search(task: Task, change: Extend, base: Mapping[str, Any], tell: Tell) -> 
         best = min(trials, key=lambda trial: trial.score.total)
         tell(min(1.0, len(trials) / wanted), f"search {len(trials)}/{wanted}, best so far {best.candidate.name}")
 
+    begun = time.monotonic()
+
+    def by_gradient(candidate: Candidate) -> Candidate:
+        from scaler_wizard.refine import refine
+
+        late = begun + GRADIENT_SHARE * spec.minutes * 60
+        return refine(scorer, candidate, steps=spec.gradient_steps, over=lambda: time.monotonic() > late)
+
     return search(
         scorer.score,
         scorer.decide,
@@ -73,4 +85,6 @@ def _search(task: Task, change: Extend, base: Mapping[str, Any], tell: Tell) -> 
         clock=time.monotonic,
         rng=np.random.default_rng(spec.seed),
         heard=heard,
+        refine=by_gradient if spec.gradient_steps else None,
+        known=grid(scaled=positions(base).rope["rope_type"] != "default"),
     )

@@ -58,7 +58,7 @@ def judge(
     if fatal:
         return Verdict(action="rollback", sentence=fit([f"{change.title} is not kept", fatal[0]], ": "), reasons=fatal)
     fusion = evidence.get("merge")
-    reasons = [*_losing(fusion), *_outside(change, baseline, after, limits)]
+    reasons = [*_losing(fusion), *outside(change, baseline, after, evidence, limits)]
     sentence = canonical(change, baseline, before, after, asks=bool(reasons), fusion=fusion)
     return Verdict(action="ask" if reasons else "pass", sentence=sentence, reasons=tuple(reasons))
 
@@ -79,11 +79,17 @@ def _losses(measured: Measurement) -> list[float]:
     return losses if measured.short_nll is None else [measured.short_nll, *losses]
 
 
-def _outside(
-    change: Change, baseline: Measurement | None, after: Measurement | None, limits: GateLimits
+def outside(
+    change: Change,
+    baseline: Measurement | None,
+    after: Measurement | None,
+    evidence: Mapping[str, Any],
+    limits: GateLimits,
 ) -> Iterator[str]:
+    """What is outside a limit, each with its figure."""
     if change.kind == "export":
         return
+    yield from _native(change, evidence)
     if after is None:
         yield "nothing was measured, so nothing is known"
         return
@@ -104,6 +110,16 @@ def _losing(fusion: Mapping[str, Any] | None) -> Iterator[str]:
             lost = f"{-one['gain']['value']:.3f} nats per token" if one["what"] == "loss" else ""
             lost = lost or f"{-100 * one['gain']['value']:.1f} points of accuracy"
             yield f"the merge loses {lost} on {domain['name']} against {one['best']}, its best parent there"
+
+
+def _native(change: Change, evidence: Mapping[str, Any]) -> Iterator[str]:
+    """A base that reads less than the plan starts from: the ladder's first rung would be more than it says."""
+    found = evidence.get("native")
+    if change.kind == "baseline" and found is not None and found["measured"] < found["claimed"]:
+        yield (
+            f"the model reads {tokens(found['measured'])} well, not the {tokens(found['claimed'])} that the ladder "
+            "starts from; make the plan again: it will start there"
+        )
 
 
 def _for_rung(limits: GateLimits) -> GateLimits:

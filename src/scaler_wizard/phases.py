@@ -71,6 +71,8 @@ class Search(Record):
     """Best candidates that are scored again, on other windows of the true length; these scores decide."""
     final_windows: Annotated[int, Field(ge=1)]
     """Windows of the true length."""
+    gradient_steps: Annotated[int, Field(ge=0)] = 0
+    """Most steps of gradient on one factor for each pair of dimensions, begun at the best candidate; 0: none."""
     seed: int = 0
     """Seed of the sample and of the search."""
 
@@ -87,6 +89,8 @@ class Extend(Record):
     """Settings of the method that differ from its defaults."""
     search: Search | None = None
     """Look for better settings than these; null: take them as they are."""
+    stop: bool = False
+    """End the ladder at the rung before where this one is outside a limit, instead of asking whether to keep it."""
 
 
 class Train(Record):
@@ -137,6 +141,8 @@ class Train(Record):
     """Recompute activations in the backward pass to save memory."""
     control: bool = True
     """Also train the base on the same tokens in the same order, to know whether growth paid."""
+    when: Literal["always", "needed"] = "always"
+    """Always, or only where the model before it is outside a limit of the gate."""
 
 
 class Merge(Record):
@@ -215,7 +221,7 @@ class Base(Record):
     hidden: int
     """Width of the residual stream."""
     native_context: int
-    """Window in tokens, by its configuration."""
+    """Window in tokens: what its configuration claims, or less where less was measured."""
     dtype: str
     """Type of its weights."""
 

@@ -15,7 +15,8 @@ from scaler_wizard import wording
 from scaler_wizard.architecture import Architecture, Blueprint, read_architecture
 from scaler_wizard.catalogue import find, licence_warning
 from scaler_wizard.context.ladder import ladder
-from scaler_wizard.context.rope import METHODS, cautions
+from scaler_wizard.context.native import NativeWindow, recall
+from scaler_wizard.context.rope import METHODS, cautions, default_method
 from scaler_wizard.contract import Contract
 from scaler_wizard.errors import ScalerError
 from scaler_wizard.estimate import (
@@ -58,6 +59,7 @@ from scaler_wizard.target import Solution, solve, target_size
 
 SMALL = 20_000_000
 """Parameters below which everything is measured on many windows at once and trained whole."""
+GRADIENT_STEPS = 40
 UNASKED_WINDOW = 8192
 """Tokens out to which a window is measured that nobody asked to change: a whole one may not fit into memory."""
 GIB = 2**30
@@ -76,6 +78,8 @@ class Setting:
     recipe: Recipe
     base: Architecture
     hardware: Hardware
+    measured: NativeWindow | None = None
+    """How far the base was measured to read; None where nobody measured."""
 
     @property
     def small(self) -> bool:
@@ -84,8 +88,9 @@ class Setting:
 
     @property
     def native(self) -> int:
-        """Window of the base."""
-        return self.base.native_context
+        """Window of the base that is used as such: what is claimed, or less where less was measured."""
+        claimed = self.base.native_context
+        return claimed if self.measured is None else min(claimed, self.measured.measured)
 
     @property
     def item_bytes(self) -> int:
@@ -108,14 +113,14 @@ class Setting:
 
 def make_plan(recipe: Recipe, source: Source, base: Architecture, hardware: Hardware) -> Plan:
     """The whole run, phase by phase. Raises ScalerError where the wish is impossible on this model or machine."""
-    setting = Setting(recipe, base, hardware)
+    setting = Setting(recipe, base, hardware, recall(base))
     target = target_context(setting)
     operators, notes = _growth(setting, target)
     view = grown(base, operators)
     phases = tuple(_numbered(_phases(setting, target, operators, view)))
     plan = Plan(
         name=recipe.name or source.name.lower().replace("_", "-").replace(".", "-")[:40].strip("-"),
-        base=_base(recipe, source, base),
+        base=_base(setting, source),
         parameters=view.parameters,
         context=target,
         data=recipe.data,
@@ -132,9 +137,10 @@ def make_plan(recipe: Recipe, source: Source, base: Architecture, hardware: Hard
     return plan
 
 
-def _base(recipe: Recipe, source: Source, base: Architecture) -> Base:
+def _base(setting: Setting, source: Source) -> Base:
+    base = setting.base
     return Base(
-        source=recipe.model,
+        source=setting.recipe.model,
         folder=source.folder,
         name=source.name,
         licence=source.licence,
@@ -142,7 +148,7 @@ def _base(recipe: Recipe, source: Source, base: Architecture) -> Base:
         parameters=base.parameters,
         layers=base.layers,
         hidden=base.hidden,
-        native_context=base.native_context,
+        native_context=setting.native,
         dtype=base.dtype,
     )
 
@@ -191,12 +197,23 @@ def _notes(setting: Setting, target: int, operators: tuple[Operator, ...]) -> It
         yield "heal.control: false: nobody will know whether simply training the base would have done as well"
     if UNASKED_WINDOW < target == setting.native:
         yield f"the window stays at {tokens(target)} and is measured out to {tokens(UNASKED_WINDOW)} only"
-    method = setting.recipe.extend.method or "yarn"
+    method = setting.recipe.extend.method or default_method(setting.base)
     if target > setting.native and method in METHODS:
         yield from cautions(setting.base, target, method)
+    if target > setting.native:
+        yield _native(setting)
     if target > 2 * setting.native:
         rungs = len(ladder(setting.native, target))
         yield f"the window grows {target / setting.native:g}x in {rungs} rungs, a gate each"
+
+
+def _native(setting: Setting) -> str:
+    """Where the ladder starts, and how that is known."""
+    claimed, found = tokens(setting.base.native_context), setting.measured
+    if found is None:
+        return f"the ladder starts at {claimed}, as the configuration claims; the first phase measures it"
+    measured = f"the configuration claims {claimed}, {tokens(found.measured)} were measured"
+    return f"the ladder starts at {tokens(setting.native)}: {measured}"
 
 
 def _licence(source: Source) -> Iterator[str]:
@@ -242,8 +259,9 @@ def _phases(setting: Setting, target: int, operators: tuple[Operator, ...], view
         yield "P2", f"extend-{rung}", title, stretch, rung_spec, _stretching(setting, view, stretch, rung_spec)
         if recipe.extend.heal_rungs and recipe.heal is not False and rung < target:
             train = train_settings(setting, recipe.heal, rung, grows=bool(operators))
-            train = train.model_copy(update={"target": rung})
-            yield _healing(setting, view, train, rung_spec, f"heal-{rung}", f"training at {tokens(rung)}")
+            train = train.model_copy(update={"target": rung, "when": "needed"})
+            told = f"training at {tokens(rung)} where needed"
+            yield _healing(setting, view, train, rung_spec, f"heal-{rung}", told)
         window = rung
     if recipe.heal is not False:
         train = train_settings(setting, recipe.heal, target, grows=bool(operators))
@@ -307,22 +325,23 @@ def extend_settings(setting: Setting, rung: int) -> Extend:
     wish, small = setting.recipe.extend, setting.small
     if wish.method is not None and wish.method not in METHODS:
         raise ScalerError(f"extend.method: {wish.method}: no such method", f"known: {', '.join(METHODS)}")
-    if not wish.search:
-        return Extend(length=rung, method=wish.method or "yarn")
+    if not (wish.method is None if wish.search is None else wish.search):
+        return Extend(length=rung, method=wish.method or default_method(setting.base), stop=wish.stop)
     search = Search(
         evaluations=wish.evaluations or 30,
-        minutes=wish.minutes or (2 if small else 30),
+        minutes=wish.minutes or (2 if small else 15),
         window=rung if small else min(1536, rung),
-        windows=24 if small else 5,
+        windows=32 if small else 5,
         facts=1 if small else 3,
         digits=4 if small else 7,
         short_length=min(setting.native, 512),
         short_windows=72 if small else 8,
         finalists=5 if small else 2,
-        final_windows=48 if small else 1,
+        final_windows=96 if small else 1,
+        gradient_steps=GRADIENT_STEPS if wish.gradient else 0,
         seed=setting.recipe.seed,
     )
-    return Extend(length=rung, search=search)
+    return Extend(length=rung, search=search, stop=wish.stop)
 
 
 def train_settings(setting: Setting, heal: Heal, target: int, *, grows: bool) -> Train:

@@ -180,15 +180,20 @@ class Stretch(Record):
     """How the window grows."""
 
     method: str | None = None
-    """How the rotary frequencies change: yarn, llama3, ntk, linear, dynamic or searched; yarn where left out."""
-    search: bool = False
-    """Look for better settings than the method's on calibration text, at every rung."""
+    """How the rotary frequencies change: yarn, llama3, ntk, linear, dynamic or searched; left out, a search decides."""
+    search: bool | None = None
+    """Look for better settings on calibration text, at every rung; left out: yes, unless a method is named. Without a
+    search and a method it is yarn."""
     minutes: Annotated[float, Field(gt=0)] | None = None
     """Longest search at each rung; chosen by the plan where left out."""
     evaluations: Annotated[int, Field(ge=1, le=1000)] | None = None
     """Candidates that a search scores; chosen by the plan where left out."""
+    gradient: bool = False
+    """Let a search also follow the gradient on one factor for each pair of dimensions; it may over-fit."""
     heal_rungs: bool = False
-    """Also train after every rung but the last, which is followed by `heal`."""
+    """Also train after each rung that is outside the gate's limits; `heal` follows the last rung in any case."""
+    stop: bool = False
+    """Let a rung outside a limit end the ladder, at the rung before it, instead of asking whether to keep it."""
 
 
 class Measure(Record):

@@ -151,6 +151,8 @@ class Story:
     """Rotary settings of the grown model."""
     window: int
     """Window of the grown model, in tokens."""
+    ladder_ended: str | None = None
+    """Why the ladder ended before its last rung; None where it did not."""
 
     @property
     def baseline(self) -> Measurement | None:
@@ -222,7 +224,13 @@ def tell(run_folder: Path) -> Story:
         grown_parts=parts(grown),
         rope=grown.rope,
         window=grown.native_context,
+        ladder_ended=_ladder_ended(events, {row.data["slug"] for row in lineage}),
     )
+
+
+def _ladder_ended(events: Iterable[Row], kept: set[str]) -> str | None:
+    said = [row.data["why"] for row in events if row.kind == "ladder_ended" and row.data["on"] in kept]
+    return said[-1] if said else None
 
 
 def named_only(source: str) -> str:

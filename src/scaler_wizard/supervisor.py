@@ -18,6 +18,7 @@ from typing import Any, Literal
 
 from blake3 import blake3
 
+from scaler_wizard.context.ladder import shortened
 from scaler_wizard.contract import read_signed
 from scaler_wizard.errors import Fault, ScalerError, Waiting
 from scaler_wizard.events import (
@@ -35,7 +36,7 @@ from scaler_wizard.events import (
 from scaler_wizard.executors import local
 from scaler_wizard.failpoints import reach
 from scaler_wizard.files import verify, write_whole
-from scaler_wizard.gate import Change, Verdict, judge
+from scaler_wizard.gate import Change, Verdict, judge, outside, tokens
 from scaler_wizard.grow import Operator, promise
 from scaler_wizard.hardware import detect
 from scaler_wizard.journal import Fenced, Row
@@ -200,6 +201,11 @@ class Supervisor:
     # -- one phase ---------------------------------------------------------------------------------------------------
 
     def _phase(self, phase: Phase) -> None:
+        if (why := self._left_out(phase)) is not None:
+            self._note(phase, why)
+            return
+        summit = self._summit()
+        phase = phase if summit is None else shortened(phase, summit)
         gate = self._waiting_gate(phase)
         self._need = phase.estimate.disk_bytes
         if gate is None:
@@ -248,7 +254,7 @@ class Supervisor:
             report=self.run.report if isinstance(phase.change, Export) else None,
             run_folder=self.run.folder,
             data=self.plan.data,
-            target_context=self.plan.context,
+            target_context=self._summit() or self.plan.context,
             baseline=self.measurement(self.plan.phases[0].slug),
             grown_by=self._grown_by(current),
             breaker=self.plan.breaker,
@@ -292,6 +298,57 @@ class Supervisor:
             if row.data["slug"] == slug and row.data.get("measurement"):
                 return Measurement.read(row.data["measurement"], str(slug))
         return None
+
+    # -- the ladder --------------------------------------------------------------------------------------------------
+
+    def _left_out(self, phase: Phase) -> str | None:
+        """Why this phase is not done; None where it is."""
+        change, summit = phase.change, self._summit()
+        healing = isinstance(change, Train) and change.when == "needed"
+        if summit is not None and (isinstance(change, Extend) or healing):
+            return f"{phase.title}: left out, since the ladder ended at {tokens(summit)}"
+        if not healing or self._attempted(phase):
+            return None
+        if reasons := self._outside(phase):
+            self._note(phase, f"{phase.title}: needed, since {reasons[0]}")
+            return None
+        return f"{phase.title}: left out, since the window of {tokens(self._window())} is within every limit without it"
+
+    def _outside(self, phase: Phase) -> list[str]:
+        """What of the current checkpoint is outside a limit, as after a training."""
+        baseline, now = self.measurement(self.plan.phases[0].slug), self.measurement(self.run.current)
+        return list(outside(_change(phase, ()), baseline, now, {}, self.plan.gate))
+
+    def _window(self) -> int:
+        """Window of the current checkpoint, in tokens."""
+        kept = {row.data["slug"] for row in self.run.lineage()}
+        rungs = [
+            phase.change.length for phase in self.plan.phases if isinstance(phase.change, Extend) and phase.slug in kept
+        ]
+        return max(rungs, default=self.plan.base.native_context)
+
+    def _summit(self) -> int | None:
+        """The window at which the ladder ended before its last rung; None while it goes on."""
+        row = self.run.last("ladder_ended")
+        if row is None or row.data["on"] not in {earlier.data["slug"] for earlier in self.run.lineage()}:
+            return None  # a rollback to before that point is a wish to climb again
+        return int(row.data["window"])
+
+    def _end_ladder(self, gate: Gate) -> None:
+        """The rung is not kept: as the plan says, what is outside a limit ends the ladder."""
+        window, change = self._window(), gate.phase.change
+        assert isinstance(change, Extend)
+        why = f"The ladder ends at {tokens(window)}: at {tokens(change.length)} {gate.verdict.reasons[0]}."
+        self.run.journal.add(
+            "ladder_ended", {"on": self.run.current, "window": window, "why": why}, phase=gate.phase.slug
+        )
+        self.run.decide(gate.id, gate.evidence_hash, "rollback", who="the plan", how="extend.stop")
+        self._tell("note", Note(text=why))
+        self._discard()
+
+    def _note(self, phase: Phase, text: str) -> None:
+        self.run.journal.add("note", Note(text=text).model_dump(), phase=phase.slug)
+        self._tell("note", Note(text=text))
 
     # -- watching ----------------------------------------------------------------------------------------------------
 
@@ -446,9 +503,8 @@ class Supervisor:
         return True
 
     def _open_gate(self, phase: Phase, done: Done) -> Gate:
-        index = self.plan.phases.index(phase)
         verdict = judge(
-            _change(phase, self.plan.phases[index + 1 :]),
+            _change(phase, self._to_come(phase)),
             baseline=self.measurement(self.plan.phases[0].slug),
             before=self.measurement(self.run.current),
             after=done.measurement,
@@ -462,6 +518,11 @@ class Supervisor:
         manifest = self.run.seal_staging()  # so an answer is bound to these very bytes
         reach("gate.sealed")
         return self._gate(phase, verdict, {**done.evidence, "measurement": measurement, "manifest": manifest})
+
+    def _to_come(self, phase: Phase) -> list[Phase]:
+        """What follows, as far as it is known now."""
+        later = [other for other in self.plan.phases if other.slug > phase.slug]
+        return later if self._summit() is None else [other for other in later if self._left_out(other) is None]
 
     def _jump(self, phase: Phase) -> float:
         """How many times the window that the phase grows from; 1 where it grows none."""
@@ -498,6 +559,9 @@ class Supervisor:
         if gate.verdict.action == "rollback":
             self._discard()
             raise Stopped(gate.verdict.sentence, "; ".join(gate.verdict.reasons) or "the phase was undone")
+        if self._stops(gate):
+            self._end_ladder(gate)
+            return
         answer = self._answer(gate)
         reach("gate.answered")
         self._tell("decision", answer)
@@ -509,6 +573,11 @@ class Supervisor:
             self._discard()
             word = "aborted" if answer == "abort" else "the phase was undone"
             raise Stopped(f"{self.run.id}: {word} at the gate of {gate.phase.slug}", "earlier checkpoints remain")
+
+    def _stops(self, gate: Gate) -> bool:
+        """Whether a limit, not only the contract, speaks against a rung whose plan says that this ends the ladder."""
+        change, within = gate.phase.change, self._jump(gate.phase) <= self.contract.context_jump
+        return isinstance(change, Extend) and change.stop and gate.verdict.action == "ask" and within
 
     def _answer(self, gate: Gate) -> Answer:
         while True:

@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 
 PROMPT_TOKENS = 96
 PROMPTS = 4
+NATIVE_SHARE = 0.2
+"""Part of the baseline in which the base's window is measured."""
 TRAINING_SHARE = 0.7
 """Part of a healing phase that is training; the rest measures."""
 
@@ -161,7 +163,23 @@ def baseline(task: Task, lines: Lines) -> Done:
     from scaler_wizard.models import best_dtype
 
     stage(task.current, task.staging)
-    return Done(measurement=measured(task, lines), evidence={"compute_dtype": list(best_dtype())})
+    evidence: dict[str, Any] = {"compute_dtype": list(best_dtype())}
+    start = 0.0
+    if task.target_context > task.base.native_context:
+        lines.progress(0.0, "how far the model reads")
+        evidence["native"], start = _native(task), NATIVE_SHARE
+    return Done(measurement=measured(task, lines, start=start), evidence=evidence)
+
+
+def _native(task: Task) -> dict[str, int]:
+    """The window that the ladder starts from, and how much of it is read well; remembered for the next plan."""
+    from scaler_wizard.architecture import read_architecture
+    from scaler_wizard.evals.window import measure_native
+    from scaler_wizard.models import load_model
+
+    base, native = read_architecture(task.base.folder), task.base.native_context
+    found = measure_native(base, load_model(task.current), data=task.data, native=native, seed=task.seed)
+    return {"claimed": native, "measured": found.measured}
 
 
 def grow(task: Task, lines: Lines) -> Done:

@@ -39,7 +39,9 @@ NOW = datetime(2026, 1, 2, tzinfo=UTC)
 def plan() -> Plan:
     """A real plan of all five kinds of phases, on a base of a few bytes; none of it says what anything weighs."""
     source = resolve("embedded")
-    recipe = Recipe.read({"model": "embedded", "parameters": "1.3x", "context": "256"}, "trial")
+    recipe = Recipe.read(
+        {"model": "embedded", "parameters": "1.3x", "context": "256", "extend": {"search": False}}, "trial"
+    )
     made = make_plan(recipe, source, read_architecture(source.folder), detect(Path("/tmp")))
     phases = tuple(
         p.model_copy(update={"estimate": p.estimate.model_copy(update={"disk_bytes": 100_000})}) for p in made.phases

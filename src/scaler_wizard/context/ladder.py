@@ -1,4 +1,4 @@
-"""The rungs from the native window to the wished one, and which of them is worth keeping."""
+"""The rungs from the native window to the wished one, which of them is worth keeping, and a ladder that ends early."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from scaler_wizard.gate import needle_share, short_rise, tokens
-from scaler_wizard.metrics import Measurement
+from scaler_wizard.metrics import Measurement, MeasureSpec
+from scaler_wizard.phases import Phase, Train
 from scaler_wizard.recipe import GateLimits
 
 
@@ -18,6 +19,26 @@ def ladder(native: int, target: int, *, jump: float = 2.0) -> tuple[int, ...]:
         window = min(int(window * jump), target)
         rungs.append(window)
     return tuple(rungs)
+
+
+def shortened(phase: Phase, window: int) -> Phase:
+    """The same phase on a ladder that ended at `window`: as many tokens are trained, none of them farther away."""
+    change, spec = phase.change, phase.measure
+    if isinstance(change, Train) and change.window > window:
+        times = change.window // window
+        more = {"windows_per_step": change.windows_per_step * times, "micro_batch": change.micro_batch * times}
+        change = change.model_copy(update={"window": window, **more})
+    return phase.model_copy(update={"change": change, "measure": None if spec is None else _nearer(spec, window)})
+
+
+def _nearer(spec: MeasureSpec, window: int) -> MeasureSpec:
+    """Against this model's own truncated reading: the base's was taken at the end of longer text."""
+    if spec.length <= window:
+        return spec
+    lengths = tuple(sorted({length for length in spec.needle_lengths if length < window} | {window}))
+    bucket = max(16, spec.bucket * window // spec.length)
+    changes = {"length": window, "bucket": bucket, "truncated": True, "needle_lengths": lengths}
+    return spec.model_copy(update=changes)
 
 
 @dataclass(frozen=True)

@@ -180,6 +180,11 @@ METHODS: Mapping[str, Method] = {
 }
 
 
+def default_method(base: Blueprint) -> str:
+    """yarn; where the base is scaled already, the method that carries its scaling on."""
+    return "yarn" if rope_of(base.config)["rope_type"] == "default" else "searched"
+
+
 # -- configurations --------------------------------------------------------------------------------------------------
 
 

@@ -1,8 +1,8 @@
 """Rotary settings found for one model by few evaluations: six known candidates, then three numbers of `searched`.
 
-The three numbers are ln(beta_fast), ln(beta_slow) and the temperature: first at random, then around the best, with
-steps that grow on success and shrink on failure. More freedom did not pay: one factor for each pair of dimensions,
-by gradient, over-fitted the needles (docs/log.md). The search can be stopped at any time and keeps all it tried.
+The three numbers are ln(beta_fast), ln(beta_slow) and the temperature: a few at random, then each where a smooth
+surface through all scores so far says that less may be found (`surface.py`): single scores are partly luck. The search
+can be stopped at any time and keeps all it tried.
 
 What is minimised is driven by needles, as in LongRoPE2 (arXiv:2502.20082): loss on answers whose facts stand far away,
 plus loss on text at the end of the long window, plus loss on short text; nats per token, on calibration data.
@@ -18,13 +18,20 @@ import numpy as np
 from pydantic import Field
 
 from scaler_wizard.context.frequencies import yarn_scale
+from scaler_wizard.context.surface import surface
 from scaler_wizard.record import Record
 
-RANDOM_SHARE = 1 / 3
-"""Part of the evaluations after the grid that looks everywhere; the rest stays around the best."""
+RANDOM_SHARE = 1 / 6
+"""Part of the evaluations after the grid that looks everywhere."""
 LOWEST = (math.log(1.5), math.log(0.1), 0.9)
-STEP = (0.5, 0.5, 0.06)
-"""First standard deviation of a local step, in each of the three numbers."""
+ALIKE = np.array([1.2, 0.8, 0.12])
+"""How far apart, in each of the three numbers, points have like scores."""
+STEP = ALIKE / 3
+"""Standard deviation of a step from the best point."""
+POOL = 800
+"""Points everywhere, and as many around the best, among which the most promising is looked for."""
+CEILING = 0.5
+"""Nats above the best score at which a score only says "bad": how bad would bend the surface where it matters."""
 
 
 class Candidate(Record):
@@ -34,7 +41,7 @@ class Candidate(Record):
     """How people know them."""
     method: str
     """Row of the methods' table."""
-    options: dict[str, float] = Field(default={})
+    options: dict[str, float | tuple[float, ...]] = Field(default={})
     """Its options."""
 
 
@@ -84,10 +91,21 @@ class Found(Record):
 Scorer = Callable[[Candidate], Score]
 Clock = Callable[[], float]
 Heard = Callable[[list[Trial]], None]
+Refine = Callable[[Candidate], Candidate]
 
 
-def grid() -> tuple[Candidate, ...]:
-    """The six that are tried first: the best fixed bet in front, since a search may end at any time."""
+def grid(*, scaled: bool = False) -> tuple[Candidate, ...]:
+    """The six that are tried first: the best fixed bet in front, since a search may end at any time.
+
+    Only `searched` can carry on a base that is `scaled` already: there, three points of it.
+    """
+    if scaled:
+        points = ({"beta_fast": 32.0, "beta_slow": 1.0}, {"beta_fast": 4.0, "beta_slow": 0.5}, {"temperature": 1.0})
+        names = ("32 / 1", "4 / 0.5", "32 / 1 without temperature")
+        return tuple(
+            Candidate(name=name, method="searched", options=options)
+            for name, options in zip(names, points, strict=True)
+        )
     return (
         Candidate(name="yarn", method="yarn"),
         Candidate(name="yarn 4 / 0.5", method="searched", options={"beta_fast": 4.0, "beta_slow": 0.5}),
@@ -109,22 +127,34 @@ def search(
     clock: Clock,
     rng: np.random.Generator,
     heard: Heard = lambda trials: None,
+    refine: Refine | None = None,
+    known: Sequence[Candidate] = grid(),
 ) -> Found:
-    """The best of `evaluations` candidates by `score`, then of the `finalists` among them by `decide`.
+    """The best of `evaluations` candidates by `score`, the `known` ones first, then of the `finalists` by `decide`.
 
-    `decide` looks at other text: the lowest of thirty scores is partly luck. Plain YaRN and the best of the grid are
-    always finalists. Half of the `seconds` belong to each stage; the first candidate of each is always scored. `heard`
-    is told all trials after each.
+    `decide` looks at other text: the lowest of thirty scores is partly luck. The first known one (plain YaRN), the best
+    known one, and what `refine` makes of the best so far are always finalists. Half of the `seconds` belong to each
+    stage; the first candidate of each is always scored. `heard` is told all trials after each.
     """
     begun = clock()
     trials: list[Trial] = []
     first = _stage(
-        score, _proposals(trials, factor, evaluations, rng), trials, begun, clock, seconds / 2, heard, final=False
+        score,
+        _proposals(trials, known, factor, evaluations, rng),
+        trials,
+        begun,
+        clock,
+        seconds / 2,
+        heard,
+        final=False,
     )
     if not finalists:
         best = min(trials, key=lambda trial: trial.score.total)
         return Found(best=best, trials=tuple(trials), stopped_by="evaluations" if first else "minutes")
-    second = _stage(decide, iter(_finalists(trials, finalists)), trials, begun, clock, seconds, heard, final=True)
+    last = _finalists(trials, finalists, known=len(known))
+    if refine is not None:
+        last.insert(1, refine(min(trials, key=lambda trial: trial.score.total).candidate))
+    second = _stage(decide, iter(last), trials, begun, clock, seconds, heard, final=True)
     best = min((trial for trial in trials if trial.final), key=lambda trial: trial.score.total)
     return Found(best=best, trials=tuple(trials), stopped_by="evaluations" if first and second else "minutes")
 
@@ -149,37 +179,45 @@ def _stage(
     return True
 
 
-def _finalists(trials: Sequence[Trial], count: int) -> list[Candidate]:
-    """Plain YaRN, which is tried first, the best of the grid, and the best `count` of all."""
+def _finalists(trials: Sequence[Trial], count: int, *, known: int) -> list[Candidate]:
+    """The first one, the best of the `known` ones, and the best `count` of all."""
     ranked = sorted(trials, key=lambda trial: trial.score.total)
-    known = next(trial for trial in ranked if trial in trials[: len(grid())])
+    best = next(trial for trial in ranked if trial in trials[:known])
     chosen = [trials[0], *(trial for trial in ranked[:count] if trial is not trials[0])]
-    return [trial.candidate for trial in [*chosen, *([] if known in chosen else [known])]]
+    return [trial.candidate for trial in [*chosen, *([] if best in chosen else [best])]]
 
 
 def _proposals(
-    trials: Sequence[Trial], factor: float, evaluations: int, rng: np.random.Generator
+    trials: Sequence[Trial], known: Sequence[Candidate], factor: float, evaluations: int, rng: np.random.Generator
 ) -> Iterator[Candidate]:
-    """The grid, then points at random, then points around the best so far; reads what the trials say meanwhile."""
-    known = grid()
+    """The known ones, points at random, then the most promising points by all that the trials say meanwhile."""
     yield from known[:evaluations]
     rest = max(0, evaluations - len(known))
-    for _ in range(round(rest * RANDOM_SHARE)):
-        yield _candidate(_anywhere(factor, rng))
-    best, size = _best_point(trials, factor), 1.0
-    for _ in range(rest - round(rest * RANDOM_SHARE)):
-        before = min(trial.score.total for trial in trials)
-        yield _candidate(_inside(best + rng.normal(size=3) * STEP * size, factor))
-        better = trials[-1].score.total < before
-        size = min(size * 1.4, 2.0) if better else max(size * 0.85, 0.2)
-        best = _best_point(trials, factor)
+    for number in range(rest):
+        everywhere = number < rest * RANDOM_SHARE
+        yield _candidate(_anywhere(factor, rng) if everywhere else _promising(trials, factor, rng))
 
 
 Point = np.ndarray[Any, np.dtype[np.float64]]
 
 
+def _promising(trials: Sequence[Trial], factor: float, rng: np.random.Generator) -> Point:
+    """Where the surface, less its uncertainty, is lowest."""
+    tried = [trial for trial in trials if trial.candidate.method in ("searched", "yarn")]
+    scores = np.array([trial.score.total for trial in tried])
+    if not np.isfinite(scores).any():
+        return _anywhere(factor, rng)
+    points = np.array([_point(trial.candidate, factor) for trial in tried])
+    through = surface(points, np.minimum(scores, scores.min() + CEILING), lengths=ALIKE)
+    best = points[int(scores.argmin())]
+    pool = [_anywhere(factor, rng) for _ in range(POOL)]
+    pool += [_inside(best + rng.normal(size=3) * STEP, factor) for _ in range(POOL)]
+    expected, deviation = through(np.array(pool))
+    return pool[int((expected - deviation).argmin())]
+
+
 def _anywhere(factor: float, rng: np.random.Generator) -> Point:
-    low = np.array([math.log(2), math.log(0.2), 1.0])
+    low = np.array([math.log(2), math.log(0.2), 0.95])
     high = np.array([math.log(48), math.log(4), 1 + 2 * (yarn_scale(factor) - 1)])
     return _inside(rng.uniform(low, high), factor)
 
@@ -190,14 +228,16 @@ def _inside(point: Point, factor: float) -> Point:
     return np.array([max(fast, slow + 0.1), slow, scale])
 
 
-def _best_point(trials: Sequence[Trial], factor: float) -> Point:
-    """The best trial that is a point of the three numbers; YaRN's own where there is none."""
-    points = [trial for trial in trials if trial.candidate.method in ("searched", "yarn")]
-    if not points:
-        return np.array([math.log(32), 0.0, yarn_scale(factor)])
-    options = min(points, key=lambda trial: trial.score.total).candidate.options
-    scale = options.get("temperature", options.get("attention_factor", yarn_scale(factor)))
-    return np.array([math.log(options.get("beta_fast", 32.0)), math.log(options.get("beta_slow", 1.0)), scale])
+def _point(candidate: Candidate, factor: float) -> Point:
+    """The three numbers of a candidate that has them."""
+
+    def given(name: str, otherwise: float) -> float:
+        value = candidate.options.get(name, otherwise)
+        assert isinstance(value, float | int), name
+        return float(value)
+
+    scale = given("temperature", given("attention_factor", yarn_scale(factor)))
+    return np.array([math.log(given("beta_fast", 32.0)), math.log(given("beta_slow", 1.0)), scale])
 
 
 def _candidate(point: Point) -> Candidate:

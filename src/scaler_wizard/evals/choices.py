@@ -116,17 +116,25 @@ def _slides(model: Any, tokens: int) -> bool:
 
 
 def _batches(trees: Sequence[_Tree]) -> Iterator[list[_Tree]]:
-    """Trees of like length together, at most ROWS_AT_ONCE and TOKENS_AT_ONCE; the shortest one alone, at once."""
+    """Trees of like length together, at most ROWS_AT_ONCE and TOKENS_AT_ONCE; the shortest one alone, at once.
+
+    A tree that would be padded to more than twice its length begins a new batch.
+    """
     first, *rest = sorted(trees, key=lambda tree: tree.tokens)
     yield [first]
     batch: list[_Tree] = []
     for tree in reversed(rest):
-        if batch and (len(batch) == ROWS_AT_ONCE or (len(batch) + 1) * batch[0].tokens > TOKENS_AT_ONCE):
+        if batch and not _fits(tree, batch):
             yield batch
             batch = []
         batch.append(tree)
     if batch:
         yield batch
+
+
+def _fits(tree: _Tree, batch: Sequence[_Tree]) -> bool:
+    longest, rows = batch[0].tokens, len(batch) + 1
+    return rows <= ROWS_AT_ONCE and rows * longest <= TOKENS_AT_ONCE and 2 * tree.tokens >= longest
 
 
 @torch.inference_mode()
@@ -164,8 +172,13 @@ def _scored(
         past_key_values=_copied(cache, len(batch)),
         use_cache=True,
     ).last_hidden_state
-    for tree, row in zip(batch, hidden, strict=True):
-        yield Answered(tree.number, _sums(model, tree, row, last))
+    asked = [_asked(tree, row, last) for tree, row in zip(batch, hidden, strict=True)]
+    states, targets = (torch.cat(parts) for parts in zip(*asked, strict=True))
+    sizes = [scored for tree in batch for scored in tree.scored]
+    sums = -np.add.reduceat(nll_of(model, states, targets), np.cumsum([0, *sizes[:-1]]))
+    ends = np.cumsum([len(tree.scored) for tree in batch])[:-1]
+    for tree, found in zip(batch, np.split(sums, ends), strict=True):
+        yield Answered(tree.number, found)
 
 
 def _additive(mask: np.ndarray[Any, np.dtype[np.bool_]], model: Any) -> torch.Tensor:
@@ -190,8 +203,8 @@ def _plant(tree: _Tree, before: int, ids: Ints, positions: Ints, mask: np.ndarra
         start = end
 
 
-def _sums(model: Any, tree: _Tree, hidden: torch.Tensor, last: torch.Tensor | None) -> Floats:
-    """Log-likelihood of each choice from the hidden states of its row."""
+def _asked(tree: _Tree, hidden: torch.Tensor, last: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor]:
+    """The states (tokens, hidden) that foretell the scored tokens of all branches, and these tokens, from one row."""
     states, targets, place = [], [], len(tree.trunk)
     root = hidden[place - 1] if place else last
     for branch, scored in zip(tree.branches, tree.scored, strict=True):
@@ -199,8 +212,7 @@ def _sums(model: Any, tree: _Tree, hidden: torch.Tensor, last: torch.Tensor | No
         states.append(along[len(branch) - scored :])
         targets.append(torch.from_numpy(branch[len(branch) - scored :].astype(np.int64)))
         place += len(branch)
-    nll = nll_of(model, torch.cat(states), torch.cat(targets).to(hidden.device))
-    return -np.add.reduceat(nll, np.cumsum([0, *tree.scored[:-1]]))
+    return torch.cat(states), torch.cat(targets).to(hidden.device)
 
 
 @torch.inference_mode()

@@ -12,17 +12,18 @@ import torch
 from scaler_wizard.context.frequencies import one_shot
 from scaler_wizard.context.rope import rope_of
 from scaler_wizard.errors import ScalerError
+from scaler_wizard.evals.onward import onward
 from scaler_wizard.metrics import Bucket
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int32]
 
-CHUNK = 1024
+CHUNK = 2048
 """Tokens of one forward pass; longer windows are read piece by piece into a cache."""
 TOKENS_AT_ONCE = 8192
 """Short windows are scored in batches of about this many tokens."""
-LOGITS_AT_ONCE = 128
-"""Rows of logits held at once: 25 MB for a vocabulary of 49K in fp32, and as much for their softmax."""
+ROWS_AT_ONCE, WORDS_AT_ONCE = 1024, 2048
+"""Logits held at once: 8 MB in fp32, and as much for their exponentials; the slices of the head stay in the cache."""
 BLOCK = 64
 """Tokens that are resampled together: neighbouring losses are not independent."""
 
@@ -62,14 +63,15 @@ def _long(model: Any, window: Ints, visit: Visit | None, stops: tuple[int, ...])
     ids = torch.from_numpy(window.astype(np.int64)).to(model.device)[None]
     ends = sorted({*range(CHUNK, len(window), CHUNK), *(s for s in stops if s < len(window)), len(window)})
     cache, start, found = None, 0, []
-    for end in ends:
-        answer = model.model(input_ids=ids[:, start:end], past_key_values=cache, use_cache=True)
-        cache = answer.past_key_values
-        last = min(end + 1, len(window))
-        found.append(nll_of(model, answer.last_hidden_state[0, : last - start - 1], ids[0, start + 1 : last]))
-        start = end
-        if visit is not None:
-            visit(end, cache)
+    with onward(model):
+        for end in ends:
+            answer = model.model(input_ids=ids[:, start:end], past_key_values=cache, use_cache=True)
+            cache = answer.past_key_values
+            last = min(end + 1, len(window))
+            found.append(nll_of(model, answer.last_hidden_state[0, : last - start - 1], ids[0, start + 1 : last]))
+            start = end
+            if visit is not None:
+                visit(end, cache)
     return np.concatenate(found)
 
 
@@ -78,25 +80,34 @@ def nll_of(model: Any, hidden: torch.Tensor, targets: torch.Tensor) -> Floats:
 
     bf16 logits would raise the perplexity by more than half a per cent, which is more than a gate may overlook.
     """
-    pieces = []
-    for at in range(0, len(targets), LOGITS_AT_ONCE):
-        states, goals = hidden[at : at + LOGITS_AT_ONCE], targets[at : at + LOGITS_AT_ONCE]
-        logits = _with_exact(model, logits_of(model, states), states, goals)
-        pieces.append(torch.nn.functional.cross_entropy(logits, goals, reduction="none"))
+    rows = zip(hidden.split(ROWS_AT_ONCE), targets.split(ROWS_AT_ONCE), strict=True)
+    pieces = [_nll(model, states, goals) for states, goals in rows if len(goals)]
     found: Floats = torch.cat(pieces).double().cpu().numpy() if pieces else np.empty(0)
     return found
 
 
-def _with_exact(model: Any, logits: torch.Tensor, states: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-    """The logits with those of the targets computed in fp32.
+def _nll(model: Any, states: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    """Logarithm of the summed exponentials, over slices of the vocabulary, less the target's own logit.
 
-    A product in bfloat16 rounds every logit; in the sum of the softmax that evens out, in the target's it does not.
+    The latter is computed in fp32: a product in bfloat16 rounds every logit, which evens out in the sum and does not in
+    the target's.
     """
     head = model.lm_head
-    if head.weight.dtype == torch.float32 or getattr(head, "bias", None) is not None:
-        return logits
-    exact = _scaled(model, (states.float() * head.weight[targets].float()).sum(-1, keepdim=True))
-    return logits.scatter_(1, targets[:, None], exact)
+    bias = getattr(head, "bias", None)
+    exact = (states.float() * head.weight[targets].float()).sum(-1)
+    exact = _scaled(model, exact if bias is None else exact + bias[targets].float())
+    total = torch.full_like(exact, -torch.inf)
+    for at in range(0, len(head.weight), WORDS_AT_ONCE):
+        words = slice(at, at + WORDS_AT_ONCE)
+        with torch.autocast(model.device.type, enabled=False):  # a training's autocast would round the logits
+            logits = torch.nn.functional.linear(
+                states.to(head.weight.dtype), head.weight[words], None if bias is None else bias[words]
+            ).float()
+        logits = _scaled(model, logits)
+        inside = ((targets >= at) & (targets < at + WORDS_AT_ONCE)).nonzero()[:, 0]
+        logits[inside, targets[inside] - at] = exact[inside]
+        total = torch.logaddexp(total, logits.logsumexp(-1))
+    return total - exact
 
 
 def logits_of(model: Any, hidden: torch.Tensor) -> torch.Tensor:

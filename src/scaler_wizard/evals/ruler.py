@@ -22,6 +22,7 @@ import torch
 
 from scaler_wizard.errors import ScalerError
 from scaler_wizard.evals.needle import encode
+from scaler_wizard.evals.onward import onward
 from scaler_wizard.evals.perplexity import CHUNK, Ints, logits_of
 from scaler_wizard.intervals import wilson
 from scaler_wizard.metrics import Interval
@@ -372,9 +373,10 @@ def _read(model: Any, context: Ints) -> tuple[Any, torch.Tensor]:
     """The cache of a context, read in pieces, and its last hidden state."""
     ids = torch.from_numpy(context.astype(np.int64)).to(model.device)[None]
     cache, answer = None, None
-    for start in range(0, ids.shape[1], CHUNK):
-        answer = model.model(input_ids=ids[:, start : start + CHUNK], past_key_values=cache, use_cache=True)
-        cache = answer.past_key_values
+    with onward(model):
+        for start in range(0, ids.shape[1], CHUNK):
+            answer = model.model(input_ids=ids[:, start : start + CHUNK], past_key_values=cache, use_cache=True)
+            cache = answer.past_key_values
     assert answer is not None
     return cache, answer.last_hidden_state[0, -1]
 
