@@ -24,6 +24,7 @@ from scaler_wizard.merging import MERGE, prepare
 from scaler_wizard.models import EMBEDDED, load_tokenizer
 from scaler_wizard.record import from_json
 from scaler_wizard.searching import JUDGEMENT, Found, Try, coordinate_search, search_and_merge
+from scaler_wizard.share import as_yaml, merge_pattern, read_patterns
 from tiny_models import load, make
 
 
@@ -216,6 +217,14 @@ def test_weights_are_chosen_on_calibration_text_and_judged_on_other_text(tmp_pat
     assert {one.name for one in found.judgement.domains} == {*texts, "two hops"}
     assert found.judgement.vibe.low <= found.judgement.vibe.value <= 1
     assert found.judgement.sentence in answer.output
+    shared = merge_pattern(tmp_path / "out")
+    assert (shared.family, shared.merge.method, shared.merge.parents) == ("llama", "task_arithmetic", 3)
+    assert "rain" not in as_yaml(shared) and str(tmp_path) not in as_yaml(shared)
+    (tmp_path / "patterns").mkdir()
+    (tmp_path / "patterns" / "one.yaml").write_text(as_yaml(shared))
+    (tmp_path / "patterns" / "two.yaml").write_text(as_yaml(shared) + "note: hello\n")
+    good, bad = read_patterns(tmp_path / "patterns")
+    assert good == {"one.yaml": shared} and "no such field" in bad["two.yaml"]
 
 
 def expert(text: Path, folder: Path) -> Path:

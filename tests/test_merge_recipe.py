@@ -396,6 +396,23 @@ def test_its_documented_examples_run(deep: dict[str, Path], tmp_path: Path, name
     assert load(merged).config.num_hidden_layers == (44 if name == "44 layers" else 40)
 
 
+@pytest.mark.parametrize(
+    ("beside", "said"),
+    [
+        ({"serch": {}}, "did you mean search"),
+        ({"search": {"text": {"a": "kjv"}}}, "did you mean texts"),
+        ({"search": 3}, "a group of settings is needed"),
+    ],
+)
+def test_a_slip_beside_the_merge_is_refused_before_anything_is_written(
+    family: dict[str, Path], tmp_path: Path, beside: dict[str, Any], said: str
+) -> None:
+    file = tmp_path / "recipe.yaml"
+    file.write_text(json.dumps({"merge": ties(family), **beside}))
+    answer = CliRunner().invoke(app, ["merge", str(file)])
+    assert isinstance(answer.exception, ScalerError) and said in str(answer.exception)
+
+
 def test_several_merges_in_one_file_are_refused_in_two_lines(tmp_path: Path) -> None:
     with pytest.raises(ScalerError, match="several documents") as slip:
         kit(tmp_path, f"{dedent(EXAMPLES['linear'])}\n---\n{dedent(EXAMPLES['ties'])}")
