@@ -460,7 +460,7 @@ def test_other_words_for_the_same_are_understood(tmp_path: Path) -> None:
         ),
         ("models: [{model: a}]\nmerge_method: ties\nbase_model: c\nparametrs: {}\n", "did you mean parameters"),
         ("models: [{model: a}]\nmerge_method: ties\nbase_model: c\nparameters: {weight: 99}\n", "from -10 to 10"),
-        ("models: [{model: a}]\nmerge_method: karcher\n", "karcher is not supported"),
+        ("models: [{model: a}]\nmerge_method: arcee_fusion\n", "arcee_fusion is not supported"),
         ("modules: {}\nmerge_method: linear\n", "modules: not supported"),
         ("models: [{model: a}]\nmerge_method: linear\nchat_template: chatml\n", "chat_template"),
         ("models: [{model: a}]\nslices: []\nmerge_method: linear\n", "exactly one of models and slices"),

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from copy import copy
 from dataclasses import dataclass
 from pathlib import Path
@@ -124,20 +124,25 @@ def _allowed(knob: Knob, method: Method, value: float) -> bool:
 class Bench:
     """A model in memory that takes every merge's weights in turn, and what the parents answer to the same exam.
 
-    Computes in `dtype`: a search may take whatever is fast here, since all its candidates are rounded alike.
+    Computes in `dtype`: a search may take whatever is fast here, since all its candidates are rounded alike. `known`
+    are answers of parents that were asked before.
     """
 
-    def __init__(self, ready: Prepared, exam: Exam, *, dtype: str = "float32") -> None:
+    def __init__(
+        self, ready: Prepared, exam: Exam, *, dtype: str = "float32", known: Mapping[str, Answers] | None = None
+    ) -> None:
         self.exam = exam
-        self.parents: dict[str, Answers] = {}
+        self.parents: dict[str, Answers] = dict(known or {})
         self._ready = ready
         self._base = ready.method.base
         self._dtype = dtype
         self._config: dict[str, Any] = {}
         self._model: Any = None
         for name, one in ready.parents.items():
-            self._put(Program(dict(one.view.config), one.tensors, seed=ready.method.seed, stacks=stacks_of(one.view)))
-            self.parents[name] = exam.ask(self._model)
+            if name not in self.parents:
+                view = one.view
+                self._put(Program(dict(view.config), one.tensors, seed=ready.method.seed, stacks=stacks_of(view)))
+                self.parents[name] = exam.ask(self._model)
 
     def like(self, ready: Prepared) -> Bench:
         """The same exam and the same parents' answers for another merge of these models."""
