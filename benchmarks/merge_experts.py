@@ -27,12 +27,12 @@ import transformers
 
 from scaler_wizard.adapting import AdapterMerge, merge_adapters
 from scaler_wizard.data import encode, load_corpus, training_windows
-from scaler_wizard.judging import Exam, domain_windows
+from scaler_wizard.judging import Answers, Exam, domain_windows
 from scaler_wizard.lora import add_lora
 from scaler_wizard.merge import METHODS, Method
 from scaler_wizard.merge.recipe import read_merge
-from scaler_wizard.merging import prepare
-from scaler_wizard.models import load_model, load_tokenizer, resolve
+from scaler_wizard.merging import Prepared, prepare
+from scaler_wizard.models import best_dtype, load_model, load_tokenizer, resolve
 from scaler_wizard.searching import Bench, coordinate_search
 
 MODULES = ("argparse.py", "ast.py", "typing.py", "inspect.py", "tarfile.py", "pdb.py", "subprocess.py", "decimal.py")
@@ -79,7 +79,9 @@ def main() -> int:
     calibration = domain_windows(texts, tokenizer, "calibration", count=options.windows, **cut)
     heldout = domain_windows(texts, tokenizer, "heldout", count=4 * options.windows, **cut)
     ready = prepare(_method("task_arithmetic", base, adapters, 1.0))
-    choose, final = Bench(ready, Exam(calibration, tokenizer)), Bench(ready, Exam(heldout, tokenizer))
+    fast = {"dtype": best_dtype()[0]}
+    asked = {"calibration": Exam(calibration, tokenizer), "heldout": Exam(heldout, tokenizer)}
+    choose, final = (_bench(ready, exam, options.work / f"{part}.npz", **fast) for part, exam in asked.items())
     for name in texts:
         held = {key.rpartition("/")[2]: found.losses[name].mean() for key, found in final.parents.items()}
         print(f"{name}: {', '.join(f'{key} {loss:.3f}' for key, loss in held.items())}", flush=True)
@@ -126,6 +128,25 @@ def _texts(work: Path, *, bible: bool) -> dict[str, str]:
 
 def _name(code: int) -> str:
     return unicodedata.name(chr(code), "").replace("CJK UNIFIED IDEOGRAPH-", "")
+
+
+def _bench(ready: Prepared, exam: Exam, file: Path, **more: Any) -> Bench:
+    """A bench whose parents are asked once: what they answered is kept in the folder for the next run."""
+    known: dict[str, Answers] = {}
+    if file.is_file():
+        stored = np.load(file)
+        names = {key.split("|")[0] for key in stored}
+        parts = {name: [_part(stored, name, what) for what in ("losses", "right")] for name in names}
+        known = {name: Answers(*found) for name, found in parts.items()}
+    bench = Bench(ready, exam, known=known, **more)
+    answers = [(name, "losses", one.losses) for name, one in bench.parents.items()]
+    answers += [(name, "right", one.right) for name, one in bench.parents.items()]
+    np.savez(file, **{f"{name}|{what}|{text}": values for name, what, of in answers for text, values in of.items()})
+    return bench
+
+
+def _part(stored: Any, name: str, what: str) -> dict[str, Any]:
+    return {key.split("|")[2]: stored[key] for key in stored if key.startswith(f"{name}|{what}|")}
 
 
 def _expert(base: Path, text: str, folder: Path, length: int, options: argparse.Namespace) -> Path:

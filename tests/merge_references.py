@@ -132,3 +132,33 @@ def bf16(values: Any) -> Matrix:
     half = (np.uint64(1) << (cut - np.uint64(1))) - np.uint64(1)
     rounded = np.where(np.isnan(values), bits, (bits + half + ((bits >> cut) & np.uint64(1))) >> cut << cut)
     return rounded.view(np.float64)
+
+
+def karcher(models: Sequence[Matrix], steps: int = 10, tol: float = 1e-5) -> Matrix:
+    """Karcher mean of the directions, on the vectors themselves, times the mean length."""
+    lengths = [float(np.linalg.norm(model)) for model in models]
+    units = [model / length for model, length in zip(models, lengths, strict=True)]
+    mean = np.mean(units, axis=0)
+    mean = mean / np.linalg.norm(mean)
+    for _ in range(steps):
+        angles = [float(np.arccos(np.clip((mean * unit).sum(), -1, 1))) for unit in units]
+        logs = [
+            angle / np.sin(angle) * (unit - np.cos(angle) * mean)
+            for unit, angle in zip(units, angles, strict=True)
+            if angle > tol
+        ]
+        tangent = np.sum(logs, axis=0) / len(units)
+        step = float(np.linalg.norm(tangent))
+        if step < tol:
+            break
+        mean = np.cos(step) * mean + np.sin(step) * tangent / step
+        mean = mean / np.linalg.norm(mean)
+    found: Matrix = np.mean(lengths) * mean
+    return found
+
+
+def nearswap(base: Matrix, model: Matrix, t: float) -> Matrix:
+    """The way of mergekit's documentation: a share of t / |difference|, at most all of it."""
+    share = np.clip(t / np.maximum(np.abs(model - base), 1e-6), 0, 1)
+    found: Matrix = share * model + (1 - share) * base
+    return found

@@ -24,6 +24,7 @@ from scaler_wizard.merging import MERGE, prepare
 from scaler_wizard.models import EMBEDDED, load_tokenizer
 from scaler_wizard.record import from_json
 from scaler_wizard.searching import JUDGEMENT, Found, Try, coordinate_search, search_and_merge
+from scaler_wizard.share import as_yaml, merge_pattern, read_patterns
 from tiny_models import load, make
 
 
@@ -175,7 +176,7 @@ def test_two_hops_are_answered_from_the_text_alone() -> None:
 
 def test_the_search_finds_weights_within_its_tries(tmp_path: Path) -> None:
     method = task(Path("base"), Path("one"), Path("two"))
-    assert [knob.name for knob in knobs(method)] == ["one", "two", "scale"]
+    assert [knob.name for knob in knobs(method)] == ["scale", "one", "two"]
 
     def score(candidate: Method) -> Try:
         one, two = (model.weight * candidate.scale for model in candidate.models)  # type: ignore[attr-defined]
@@ -184,6 +185,9 @@ def test_the_search_finds_weights_within_its_tries(tmp_path: Path) -> None:
     seen, best = coordinate_search(method, score, tries=60)
     assert len(seen) <= 60 and seen[best][1].score > -0.005
     assert seen[0][0] == method
+    high = task(Path("base"), Path("one"), Path("two"), scale=4.0)
+    few, best = coordinate_search(high, score, tries=5)
+    assert few[best][0].scale < 1.5  # type: ignore[attr-defined]  # how much of everything is found first
     few, best = coordinate_search(method, score, tries=5)
     assert len(few) == 5 and few[best][1].score == max(one.score for _, one in few)
     none, _ = coordinate_search(method, score, tries=60, expired=lambda: True)
@@ -212,10 +216,18 @@ def test_weights_are_chosen_on_calibration_text_and_judged_on_other_text(tmp_pat
     found = Found.read(from_json((tmp_path / "out" / JUDGEMENT).read_text()), "judgement")
     assert 2 <= len(found.tries) <= 12 and found.tries[found.best].score > found.tries[0].score
     recipe = from_json((tmp_path / "out" / MERGE).read_text())["recipe"]
-    assert [model["weight"] for model in recipe["models"]] == list(found.tries[found.best].weights.values())[:2]
+    assert [model["weight"] for model in recipe["models"]] == list(found.tries[found.best].weights.values())[1:]
     assert {one.name for one in found.judgement.domains} == {*texts, "two hops"}
     assert found.judgement.vibe.low <= found.judgement.vibe.value <= 1
     assert found.judgement.sentence in answer.output
+    shared = merge_pattern(tmp_path / "out")
+    assert (shared.family, shared.merge.method, shared.merge.parents) == ("llama", "task_arithmetic", 3)
+    assert "rain" not in as_yaml(shared) and str(tmp_path) not in as_yaml(shared)
+    (tmp_path / "patterns").mkdir()
+    (tmp_path / "patterns" / "one.yaml").write_text(as_yaml(shared))
+    (tmp_path / "patterns" / "two.yaml").write_text(as_yaml(shared) + "note: hello\n")
+    good, bad = read_patterns(tmp_path / "patterns")
+    assert good == {"one.yaml": shared} and "no such field" in bad["two.yaml"]
 
 
 def expert(text: Path, folder: Path) -> Path:

@@ -135,6 +135,8 @@ CASES: dict[str, tuple[str, Sequence[dict[str, Any]], dict[str, Any], Reference]
         {"from_base": True},
         lambda base, models, name: base + reference.multislerp(vectors(base, models), WEIGHTS),
     ),
+    "karcher": ("karcher", [{}] * 3, {}, lambda base, models, name: reference.karcher(models)),
+    "nearswap": ("nearswap", [{}], {"t": 0.03}, lambda base, models, name: reference.nearswap(base, models[0], 0.03)),
     "task arithmetic": (
         "task_arithmetic",
         EACH,

@@ -396,6 +396,23 @@ def test_its_documented_examples_run(deep: dict[str, Path], tmp_path: Path, name
     assert load(merged).config.num_hidden_layers == (44 if name == "44 layers" else 40)
 
 
+@pytest.mark.parametrize(
+    ("beside", "said"),
+    [
+        ({"serch": {}}, "did you mean search"),
+        ({"search": {"text": {"a": "kjv"}}}, "did you mean texts"),
+        ({"search": 3}, "a group of settings is needed"),
+    ],
+)
+def test_a_slip_beside_the_merge_is_refused_before_anything_is_written(
+    family: dict[str, Path], tmp_path: Path, beside: dict[str, Any], said: str
+) -> None:
+    file = tmp_path / "recipe.yaml"
+    file.write_text(json.dumps({"merge": ties(family), **beside}))
+    answer = CliRunner().invoke(app, ["merge", str(file)])
+    assert isinstance(answer.exception, ScalerError) and said in str(answer.exception)
+
+
 def test_several_merges_in_one_file_are_refused_in_two_lines(tmp_path: Path) -> None:
     with pytest.raises(ScalerError, match="several documents") as slip:
         kit(tmp_path, f"{dedent(EXAMPLES['linear'])}\n---\n{dedent(EXAMPLES['ties'])}")
@@ -443,7 +460,7 @@ def test_other_words_for_the_same_are_understood(tmp_path: Path) -> None:
         ),
         ("models: [{model: a}]\nmerge_method: ties\nbase_model: c\nparametrs: {}\n", "did you mean parameters"),
         ("models: [{model: a}]\nmerge_method: ties\nbase_model: c\nparameters: {weight: 99}\n", "from -10 to 10"),
-        ("models: [{model: a}]\nmerge_method: karcher\n", "karcher is not supported"),
+        ("models: [{model: a}]\nmerge_method: arcee_fusion\n", "arcee_fusion is not supported"),
         ("modules: {}\nmerge_method: linear\n", "modules: not supported"),
         ("models: [{model: a}]\nmerge_method: linear\nchat_template: chatml\n", "chat_template"),
         ("models: [{model: a}]\nslices: []\nmerge_method: linear\n", "exactly one of models and slices"),

@@ -522,11 +522,11 @@ def merge(
         draw(found, conflicts)
         _print_json(found) if as_json else _show_rows(found.rows())
         return
+    search = load_search(recipe)
     if out is None:
         _show_rows(prepare(recipe).rows())
         _talk("Nothing stands in the way. Name a folder to merge into: --out FOLDER")
         return
-    search = load_search(recipe)
     if search is not None:
         with Bar() as bar:
             _, chosen = search_and_merge(recipe, search, out, force=force, tell=bar)
@@ -646,6 +646,7 @@ def telemetry(
 @app.command()
 def share(
     run: RunId = "latest",
+    merged: Annotated[Path | None, typer.Option("--merged", help="A merged model's folder instead of a run.")] = None,
     preview: Annotated[bool, typer.Option("--preview", help="Show what would be in the file.")] = False,
     out: Annotated[Path | None, typer.Option("-o", "--out", help="Write the file.")] = None,
     runs: Runs = RUNS,
@@ -653,11 +654,11 @@ def share(
 ) -> None:
     """A finished run as a file that you may give away: closed words and coarse numbers; nothing is sent."""
     from scaler_wizard.run import write_whole
-    from scaler_wizard.share import as_yaml, pattern
+    from scaler_wizard.share import as_yaml, merge_pattern, pattern
 
     if not preview and out is None:
         raise ScalerError("nothing to do", "look first: --preview; then write the file: -o FILE")
-    shared = pattern(_open(runs, run))
+    shared = pattern(_open(runs, run)) if merged is None else merge_pattern(merged)
     if as_json:
         _print_json(shared)
     elif preview:
@@ -670,13 +671,17 @@ def share(
 @app.command()
 def patterns(folder: Path, as_json: Json = False) -> None:
     """Runs that others shared: what they asked for and what came of it; theirs, and never settings of yours."""
-    from scaler_wizard.share import read_patterns
+    from scaler_wizard.share import MergePattern, read_patterns
 
     good, bad = read_patterns(folder)
     if as_json:
         _print_json({"patterns": good, "refused": bad})
         return
     for name, one in good.items():
+        if isinstance(one, MergePattern):
+            worth = f"vibe {one.merge.vibe:.2f}, loses in {one.merge.losing} of {one.merge.domains} domains"
+            typer.echo(f"{name:<28} {one.family:<12} {one.merge.method + ' merge':<28} {worth}")
+            continue
         change = "unknown" if one.short_change is None else f"{one.short_change:+.2f}"
         wish = f"{one.recipe.growth:g}x, window {one.recipe.stretch:g}x, {one.recipe.train}"
         merged = "" if one.merge is None else f", {one.merge.method} merge: vibe {one.merge.vibe:.2f}"

@@ -180,13 +180,13 @@ def load_model(folder: Path, *, dtype: str | None = None) -> Any:
     return model.to(device).eval()
 
 
-def empty_model(config: dict[str, Any]) -> Any:
-    """A model of a configuration in fp32, whose weights are still to be filled in."""
+def empty_model(config: dict[str, Any], *, dtype: str) -> Any:
+    """A model of a configuration, whose weights are still to be filled in."""
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
 
     shape = AutoConfig.for_model(**config)
-    return AutoModelForCausalLM.from_config(shape, dtype=torch.float32, trust_remote_code=False).eval()
+    return AutoModelForCausalLM.from_config(shape, dtype=getattr(torch, dtype), trust_remote_code=False).eval()
 
 
 def quiet() -> None:

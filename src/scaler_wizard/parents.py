@@ -9,14 +9,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from scaler_wizard.architecture import Architecture, Blueprint, read_architecture
 from scaler_wizard.errors import ScalerError
-from scaler_wizard.grow import GrowthOperator, grow_program
 from scaler_wizard.merge import Method, Parent
 from scaler_wizard.merge.adapters import adapted, read_adapter
 from scaler_wizard.merge.program import parent
 from scaler_wizard.models import resolve
+
+if TYPE_CHECKING:
+    from scaler_wizard.grow import GrowthOperator
 
 GROWN, BASE = "grown", "base"
 SIZES = ("layers", "hidden", "heads", "kv_heads", "head_dim", "ffn", "experts", "vocabulary")
@@ -81,6 +84,8 @@ def grown_alike(one: Parent, operators: Sequence[GrowthOperator], *, seed: int) 
     """The parent after the run's growth: the same function, and new parts as they were before any training."""
     if not operators:
         return one
+    from scaler_wizard.grow import grow_program  # a merge without a run does without it
+
     if one.adapter is not None:
         raise ScalerError(f"{one.name}: an adapter cannot be grown", "merge it into its model first")
     program = grow_program(read_architecture(one.folder), operators, seed=seed)

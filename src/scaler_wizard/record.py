@@ -87,6 +87,8 @@ def _for_people(error: ValidationError, cls: type[BaseModel], name: str) -> Scal
     if first["type"] == "missing":
         return ScalerError(f"{name}: {where}: missing", "add this field")
     message = first["msg"].removeprefix("Value error, ")
+    if not where:  # about several fields at once
+        return ScalerError(f"{name}: {message}", "change one of them and try again")
     return ScalerError(f"{name}: {where}: {message} (got {first['input']!r:.80})", "change this value and try again")
 
 

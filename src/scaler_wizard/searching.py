@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from copy import copy
 from dataclasses import dataclass
 from pathlib import Path
@@ -122,18 +122,27 @@ def _allowed(knob: Knob, method: Method, value: float) -> bool:
 
 
 class Bench:
-    """A model in memory that takes every merge's weights in turn, and what the parents answer to the same exam."""
+    """A model in memory that takes every merge's weights in turn, and what the parents answer to the same exam.
 
-    def __init__(self, ready: Prepared, exam: Exam) -> None:
+    Computes in `dtype`: a search may take whatever is fast here, since all its candidates are rounded alike. `known`
+    are answers of parents that were asked before.
+    """
+
+    def __init__(
+        self, ready: Prepared, exam: Exam, *, dtype: str = "float32", known: Mapping[str, Answers] | None = None
+    ) -> None:
         self.exam = exam
-        self.parents: dict[str, Answers] = {}
+        self.parents: dict[str, Answers] = dict(known or {})
         self._ready = ready
         self._base = ready.method.base
+        self._dtype = dtype
         self._config: dict[str, Any] = {}
         self._model: Any = None
         for name, one in ready.parents.items():
-            self._put(Program(dict(one.view.config), one.tensors, seed=ready.method.seed, stacks=stacks_of(one.view)))
-            self.parents[name] = exam.ask(self._model)
+            if name not in self.parents:
+                view = one.view
+                self._put(Program(dict(view.config), one.tensors, seed=ready.method.seed, stacks=stacks_of(view)))
+                self.parents[name] = exam.ask(self._model)
 
     def like(self, ready: Prepared) -> Bench:
         """The same exam and the same parents' answers for another merge of these models."""
@@ -175,7 +184,10 @@ class Bench:
         import torch
 
         if Blueprint(program.config).experts is not None:
-            self._config, self._model = {}, _loaded(program)  # experts stand side by side in files, stacked in memory
+            self._config, self._model = (
+                {},
+                _loaded(program, self._dtype),
+            )  # experts stand side by side in files, stacked in memory
             return
         self._shape(dict(program.config))
         source = Source(program.seed)
@@ -195,16 +207,16 @@ class Bench:
 
         if config != self._config:
             self._model = None  # free the one before first
-            self._model, self._config = empty_model(config), config
+            self._model, self._config = empty_model(config, dtype=self._dtype), config
 
 
-def _loaded(program: Program) -> Any:
+def _loaded(program: Program, dtype: str) -> Any:
     """The program's model by way of a folder."""
     from scaler_wizard.models import load_model
 
     with tempfile.TemporaryDirectory() as folder:
         write(program, Path(folder), durable=False, hash=False)
-        return load_model(Path(folder), dtype="float32")
+        return load_model(Path(folder), dtype=dtype)
 
 
 @dataclass(frozen=True)
@@ -227,8 +239,10 @@ def choose(
     ready: Prepared, search: WeightSearch, exam: Exam, tell: Tell = lambda doing, share: None
 ) -> tuple[list[tuple[Method, Try]], int]:
     """Every merge that was tried on calibration text, and which is best."""
+    from scaler_wizard.models import best_dtype
+
     begun = time.monotonic()
-    bench = Bench(ready, exam)
+    bench = Bench(ready, exam, dtype=best_dtype()[0])
     done = 0
 
     def score(method: Method) -> Try:

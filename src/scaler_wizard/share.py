@@ -15,15 +15,17 @@ from typing import Annotated, Any, Literal, get_args
 import yaml
 from pydantic import Field
 
-from scaler_wizard.architecture import FAMILIES
+from scaler_wizard.architecture import FAMILIES, read_architecture
 from scaler_wizard.errors import ScalerError
 from scaler_wizard.experience import Experience, PhaseNeeds, experience
 from scaler_wizard.grow import OPERATORS
 from scaler_wizard.merge import METHODS
+from scaler_wizard.merging import MERGE, Lineage
 from scaler_wizard.phases import Plan
 from scaler_wizard.recipe import load_yaml
 from scaler_wizard.record import Record
 from scaler_wizard.run import Run
+from scaler_wizard.searching import JUDGEMENT, Found
 
 Learner = Literal["none", "new", "lora", "all"]
 Kind = Literal["baseline", "grow", "extend", "heal", "merge", "export"]
@@ -132,6 +134,21 @@ class Pattern(Record):
     """What happened, in order."""
 
 
+class MergePattern(Record):
+    """A merge without a run, with its measured outcome."""
+
+    format: Literal[1] = 1
+    """Version of this file format."""
+    kind: Literal["merge"] = "merge"
+    """Says that this is no run."""
+    family: str
+    """Architecture of the models, by its public name."""
+    parameters: Bucket
+    """Parameters of the merged model."""
+    merge: SharedMerge
+    """How it was made, and what it is worth."""
+
+
 def pattern(run: Run) -> Pattern:
     """What may be given away of a run. Raises ScalerError where the run is not over."""
     found = experience(run)
@@ -165,12 +182,34 @@ def _recipe(found: Experience) -> SharedRecipe:
     )
 
 
+def merge_pattern(folder: Path) -> MergePattern:
+    """What may be given away of a merged model that `scaler merge` searched and judged."""
+    if not (folder / JUDGEMENT).is_file():
+        raise ScalerError(
+            f"{folder.name}: holds no judgement", "merge with a `search:` block, which measures the result"
+        )
+    lineage, found = Lineage.load(folder / MERGE), Found.load(folder / JUDGEMENT)
+    told = {
+        "method": lineage.recipe["method"],
+        "parents": [one.name for one in lineage.models],
+        "weights": found.tries[found.best].weights,
+        "tries": found.tries,
+        "judgement": found.judgement.model_dump(mode="python"),
+    }
+    view = read_architecture(folder)
+    return MergePattern(
+        family=_known(view.family, FAMILIES), parameters=bucket(view.parameters), merge=_shared_merge(told)
+    )
+
+
 def _merge(run: Run) -> SharedMerge | None:
     """Of the checkpoint that the run ended at."""
     found = [row.data["evidence"]["merge"] for row in run.lineage() if "merge" in row.data.get("evidence", {})]
-    if not found:
-        return None
-    told, judgement = found[-1], found[-1]["judgement"]
+    return _shared_merge(found[-1]) if found else None
+
+
+def _shared_merge(told: Mapping[str, Any]) -> SharedMerge:
+    judgement = told["judgement"]
     losing = [one for one in judgement["domains"] if one["counts"] and any(_worse(each) for each in one["measures"])]
     vibe = {name: hundredths(judgement["vibe"][key]) for name, key in VIBE.items()}
     return SharedMerge.model_validate(
@@ -244,23 +283,25 @@ def hundredths(value: float | None) -> float | None:
 # -- files -------------------------------------------------------------------------------------------------------------
 
 
-def as_yaml(shared: Pattern) -> str:
+def as_yaml(shared: Pattern | MergePattern) -> str:
     """The file that a person may pass on."""
     head = "# A shared run of Scaler Wizard: read it before you pass it on. Nothing was sent anywhere.\n"
     return head + yaml.safe_dump(shared.model_dump(mode="json"), sort_keys=False, width=110)
 
 
-def read_patterns(folder: Path) -> tuple[dict[str, Pattern], dict[str, str]]:
+def read_patterns(folder: Path) -> tuple[dict[str, Pattern | MergePattern], dict[str, str]]:
     """Patterns of a folder by file name, and why others were refused; they are others' words and never settings."""
     if not folder.is_dir():
         raise ScalerError(f"{folder}: no such folder", "give a folder of pattern files (*.yaml)")
-    good: dict[str, Pattern] = {}
+    good: dict[str, Pattern | MergePattern] = {}
     bad: dict[str, str] = {}
     for file in sorted(folder.glob("*.yaml")):
         try:
-            shared = Pattern.read(load_yaml(file), file.name)
+            data = load_yaml(file)
+            kind: type[Pattern] | type[MergePattern] = MergePattern if data.get("kind") == "merge" else Pattern
+            shared = kind.read(data, file.name)
             _known(shared.family, FAMILIES)
-            for name in shared.recipe.operators:
+            for name in shared.recipe.operators if isinstance(shared, Pattern) else ():
                 _known(name, OPERATORS)
             if shared.merge is not None:
                 _known(shared.merge.method, METHODS)

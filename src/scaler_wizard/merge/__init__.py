@@ -13,8 +13,10 @@ from pydantic import Field
 from scaler_wizard.merge.breadcrumbs import Breadcrumbs, BreadcrumbsTies
 from scaler_wizard.merge.dare import DareLinear, DareTies
 from scaler_wizard.merge.della import Della, DellaLinear
+from scaler_wizard.merge.karcher import Karcher
 from scaler_wizard.merge.linear import Linear
 from scaler_wizard.merge.method import MergedModel, Method, Tensors, WeightedModel
+from scaler_wizard.merge.nearswap import NearSwap
 from scaler_wizard.merge.passthrough import Passthrough, Slice
 from scaler_wizard.merge.program import Parent, merge_program
 from scaler_wizard.merge.sce import Sce
@@ -29,6 +31,8 @@ METHODS: Mapping[str, type[Method]] = {
     "slerp": Slerp,
     "nuslerp": NuSlerp,
     "multislerp": MultiSlerp,
+    "karcher": Karcher,
+    "nearswap": NearSwap,
     "task_arithmetic": TaskArithmetic,
     "ties": Ties,
     "dare_linear": DareLinear,
@@ -50,6 +54,8 @@ AnyMethod = Annotated[
     | Slerp
     | NuSlerp
     | MultiSlerp
+    | Karcher
+    | NearSwap
     | TaskArithmetic
     | Ties
     | DareLinear
@@ -77,11 +83,13 @@ __all__ = [
     "Della",
     "DellaLinear",
     "IsoC",
+    "Karcher",
     "Linear",
     "MergedModel",
     "Method",
     "ModelStock",
     "MultiSlerp",
+    "NearSwap",
     "NuSlerp",
     "Parent",
     "Passthrough",

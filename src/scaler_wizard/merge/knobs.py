@@ -30,10 +30,13 @@ class Knob:
 
 
 def knobs(method: Method) -> list[Knob]:
-    """The knobs of a merge; settings that differ by layer or part are no knobs."""
-    found = [
+    """The knobs of a merge, those that turn everything first: how much of all models is added decides most.
+
+    Settings that differ by layer or part are no knobs.
+    """
+    whole = [Knob(name, None) for name in ("scale", "t") if isinstance(getattr(method, name, None), float | int)]
+    return whole + [
         Knob(model.model, number)
         for number, model in enumerate(method.models)
         if isinstance(model, WeightedModel) and isinstance(model.weight, float | int)
     ]
-    return found + [Knob(name, None) for name in ("scale", "t") if isinstance(getattr(method, name, None), float | int)]

@@ -47,14 +47,24 @@ def load_merge(path: Path, methods: Mapping[str, type[Method]]) -> Method:
     extra = next((key for key in data if key not in ("merge", "search")), None)
     if extra is not None or not isinstance(data.get("merge"), dict):
         wrong = "no `merge:` block" if "merge" not in data else f"{extra}: no such field beside `merge:`"
-        raise ScalerError(f"{path.name}: {wrong}", "write `merge:` with `method:` and `models:`, or mergekit's format")
+        meant = difflib.get_close_matches(str(extra), ("merge", "search"), n=1)
+        cure = (
+            f"did you mean {meant[0]}?"
+            if meant
+            else "write `merge:` with `method:` and `models:`, or mergekit's format"
+        )
+        raise ScalerError(f"{path.name}: {wrong}", cure)
     return read_merge(data["merge"], f"{path.name}: merge", methods)
 
 
 def load_search(path: Path) -> WeightSearch | None:
     """The `search:` block of a recipe file; None where it has none."""
-    data = load_yaml(path)
-    return WeightSearch.read(data["search"], f"{path.name}: search") if isinstance(data.get("search"), dict) else None
+    block = load_yaml(path).get("search")
+    if block is None:
+        return None
+    if not isinstance(block, dict):
+        raise ScalerError(f"{path.name}: search: a group of settings is needed", "write search: {texts: {...}}")
+    return WeightSearch.read(block, f"{path.name}: search")
 
 
 def read_merge(block: Mapping[str, Any], name: str, methods: Mapping[str, type[Method]]) -> Method:
