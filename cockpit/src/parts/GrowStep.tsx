@@ -1,5 +1,5 @@
 // Step 2: how far it grows, by card or by slider; what cannot be set says why.
-import { useId } from "react";
+import { useId, useState } from "react";
 import type { PlanView, Wish } from "../generated/wire";
 import { type Key, useWords } from "../words";
 import { WishBox } from "./WishBox";
@@ -25,6 +25,7 @@ export function GrowStep({ wish, plan, change }: Props) {
   const [size, window] = [times(wish.parameters), times(wish.context)];
   const rank = wish.loraRank ?? plan?.loraRank ?? 16;
   const base = plan?.base;
+  const adapters = wish.train === "lora" || (wish.train === null && plan?.trains === "lora");
   return (
     <fieldset className="card step">
       <legend>
@@ -67,7 +68,7 @@ export function GrowStep({ wish, plan, change }: Props) {
         <div className="segments" role="radiogroup" aria-labelledby="trains">
           {TRAINS.map((train) => (
             <label key={train ?? "plan"}>
-              <input type="radio" name="train" checked={wish.train === train} onChange={() => change({ train, loraRank: train === "lora" ? wish.loraRank : null })} />
+              <input type="radio" name="train" checked={wish.train === train} onChange={() => change({ train, loraRank: train === "lora" ? (wish.loraRank ?? null) : null })} />
               <span>{t(`train_${train ?? "plan"}`)}</span>
             </label>
           ))}
@@ -81,7 +82,7 @@ export function GrowStep({ wish, plan, change }: Props) {
         step={1}
         value={Math.max(0, RANKS.indexOf(rank))}
         set={(value) => change({ loraRank: RANKS[value] ?? 16 })}
-        why={wish.train === "lora" ? null : t("lora_why")}
+        why={adapters ? null : t("lora_why")}
       />
       <Slider
         name={t("memory_share")}
@@ -96,7 +97,57 @@ export function GrowStep({ wish, plan, change }: Props) {
         <input type="checkbox" checked={wish.control ?? true} disabled={wish.train === "nothing"} onChange={(event) => change({ control: event.target.checked })} />
         <span>{t("control")}</span>
       </label>
+      <Expert wish={wish} change={change} />
     </fieldset>
+  );
+}
+
+/** What the plan chooses well enough for nearly everybody. */
+function Expert({ wish, change }: { wish: Wish; change: (some: Partial<Wish>) => void }) {
+  const { t } = useWords();
+  const off = wish.train === "nothing";
+  return (
+    <details>
+      <summary>{t("expert")}</summary>
+      <div className="row">
+        <Field name={t("tokens")} value={wish.tokens ?? ""} example="200K" off={off} set={(text) => change({ tokens: text || null })} />
+        <Field
+          name={t("learning_rate")}
+          value={wish.learningRate?.toString() ?? ""}
+          example="0.001"
+          off={off}
+          set={(text) => change({ learningRate: Number(text) > 0 ? Number(text) : null })}
+        />
+      </div>
+      <p className="quiet">{t("expert_how")}</p>
+    </details>
+  );
+}
+
+type FieldProps = { name: string; value: string; example: string; off: boolean; set: (text: string) => void };
+
+/** A short text that counts when its field is left or Enter is pressed: half a number is no wish. */
+function Field({ name, value, example, off, set }: FieldProps) {
+  const [draft, setDraft] = useState<string | null>(null);
+  const settle = () => {
+    if (draft !== null) set(draft.trim());
+    setDraft(null);
+  };
+  return (
+    <label className="field">
+      <span>{name}</span>
+      <input
+        value={draft ?? value}
+        maxLength={20}
+        placeholder={example}
+        disabled={off}
+        onChange={(event) => setDraft(event.target.value)}
+        onBlur={settle}
+        onKeyDown={(event) => {
+          if (event.key === "Enter") settle();
+        }}
+      />
+    </label>
   );
 }
 
