@@ -375,6 +375,16 @@ def test_a_model_of_the_hub_is_fetched_when_asked_for_and_then_planned_with(
     assert absent.status == 409 and "the hub does not give it" in absent.json["wrong"] and absent.json["cure"]
 
 
+def test_a_model_that_cannot_grow_on_this_machine_says_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shop = Shop(tmp_path / "runs", Uploads(tmp_path / "uploads"), None)
+    roomy = next(row for row in shop.model_rows() if row.id == "embedded")
+    assert roomy.ready and roomy.size_why is None and roomy.window_why is None
+    small = detect(tmp_path).model_copy(update={"ram_bytes": 400 * 2**20, "vram_bytes": None})
+    monkeypatch.setattr("scaler_wizard.server.begin.detect", lambda runs: small)
+    narrow = next(row for row in Shop(tmp_path / "runs", shop.uploads, None).model_rows() if row.id == "embedded")
+    assert narrow.ready and "the limit is 0.4 GiB" in str(narrow.size_why) + str(narrow.window_why)
+
+
 def test_a_hub_id_never_becomes_a_folder(server: Served, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import huggingface_hub.constants as hub
 

@@ -842,6 +842,14 @@ export interface ModelRow {
    * False where it has to be fetched or converted first.
    */
   ready: boolean;
+  /**
+   * Why it cannot get even a little larger here; null where it can, or where that is not known yet.
+   */
+  sizeWhy?: string | null;
+  /**
+   * Why its window cannot be doubled here; null likewise.
+   */
+  windowWhy?: string | null;
 }
 /**
  * Make a model ready to be planned with: fetch it, or convert it.

@@ -1,10 +1,10 @@
 // Step 2: how far it grows, by card or by slider; what cannot be set says why.
 import { useId, useState } from "react";
-import type { PlanView, Wish } from "../generated/wire";
+import type { ModelRow, PlanView, Wish } from "../generated/wire";
 import { type Key, useWords } from "../words";
 import { WishBox } from "./WishBox";
 
-type Props = { wish: Wish; plan: PlanView | null; change: (some: Partial<Wish>) => void };
+type Props = { wish: Wish; plan: PlanView | null; model: ModelRow | undefined; change: (some: Partial<Wish>) => void };
 
 const CARDS: { name: string; wish: Partial<Wish> }[] = [
   { name: "balanced", wish: { parameters: "1.5x", context: "2x", train: null, more: {} } },
@@ -19,7 +19,7 @@ const RANKS = [4, 8, 16, 32, 64, 128];
 const times = (text: string | null | undefined) => (text?.endsWith("x") ? Number(text.slice(0, -1)) : 1);
 const wished = (factor: number) => (factor > 1 ? `${factor}x` : null);
 
-export function GrowStep({ wish, plan, change }: Props) {
+export function GrowStep({ wish, plan, model, change }: Props) {
   const words = useWords();
   const { t } = words;
   const [size, window] = [times(wish.parameters), times(wish.context)];
@@ -53,6 +53,7 @@ export function GrowStep({ wish, plan, change }: Props) {
         step={0.1}
         value={size}
         set={(value) => change({ parameters: wished(Math.round(value * 10) / 10) })}
+        fact={model?.sizeWhy}
       />
       <Slider
         name={t("window")}
@@ -62,6 +63,7 @@ export function GrowStep({ wish, plan, change }: Props) {
         step={1}
         value={Math.max(0, WINDOWS.indexOf(window))}
         set={(value) => change({ context: wished(WINDOWS[value] ?? 1) })}
+        fact={model?.windowWhy}
       />
       <div className="field">
         <span id="trains">{t("trains")}</span>
@@ -151,10 +153,23 @@ function Field({ name, value, example, off, set }: FieldProps) {
   );
 }
 
-type SliderProps = { name: string; shown: string; min: number; max: number; step: number; value: number; set: (value: number) => void; why?: string | null };
+type SliderProps = {
+  name: string;
+  shown: string;
+  min: number;
+  max: number;
+  step: number;
+  value: number;
+  set: (value: number) => void;
+  /** Why it cannot be moved, in the language of the page. */
+  why?: string | null;
+  /** The same in the words of the plan, which are English. */
+  fact?: string | null;
+};
 
-function Slider({ name, shown, min, max, step, value, set, why = null }: SliderProps) {
+function Slider({ name, shown, min, max, step, value, set, why, fact }: SliderProps) {
   const field = useId();
+  const reason = why ?? fact ?? null;
   return (
     <div className="slider">
       <label htmlFor={field}>{name}</label>
@@ -166,14 +181,14 @@ function Slider({ name, shown, min, max, step, value, set, why = null }: SliderP
         max={max}
         step={step}
         value={value}
-        disabled={why !== null}
+        disabled={reason !== null}
         aria-valuetext={shown}
-        aria-describedby={why === null ? undefined : `${field}-why`}
+        aria-describedby={reason === null ? undefined : `${field}-why`}
         onChange={(event) => set(Number(event.target.value))}
       />
-      {why !== null && (
-        <p id={`${field}-why`} className="quiet why">
-          {why}
+      {reason !== null && (
+        <p id={`${field}-why`} className="quiet why" lang={why ? undefined : "en"}>
+          {reason}
         </p>
       )}
     </div>

@@ -79,7 +79,7 @@ export function Wizard() {
         <div className="wizard-steps">
           {models.trouble && <TroubleBox trouble={models.trouble} again={models.again} />}
           <ModelStep rows={models.data ?? []} wish={wish} change={change} again={models.again} />
-          <GrowStep wish={wish} plan={planned.plan} change={change} />
+          <GrowStep wish={wish} plan={planned.plan} model={models.data?.find((row) => row.id === wish.model)} change={change} />
           <DataStep wish={wish} change={change} />
           <ContractStep wish={wish} ready={planned.plan !== null && planned.trouble === null && !planned.waiting} busy={busy} start={start} />
           {trouble && <TroubleBox trouble={trouble} />}

@@ -42,6 +42,7 @@ from scaler_wizard.wishes import understand
 from scaler_wizard.wording import size
 
 OWN = ("embedded", "smollm2")
+LITTLE = "1.1x"
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}")
 
 
@@ -54,6 +55,8 @@ class Shop:
     models: Path | None
     _ready: dict[str, Source] = field(default_factory=dict)
     """Models that were resolved: a large file is hashed, converted or fetched once."""
+    _rows: dict[str, ModelRow] = field(default_factory=dict)
+    """Their rows, since each takes two plans."""
 
     def model_rows(self) -> list[ModelRow]:
         """The models of this server, and those that were fetched from the hub."""
@@ -66,9 +69,24 @@ class Shop:
         if name not in self._ready and name.endswith(".gguf"):
             return ModelRow(id=name, name=name, detail="GGUF", ready=False)
         try:
-            return _row(name, self.source(name))
+            return self._known(name)
         except ScalerError as error:
             return ModelRow(id=name, name=name, detail=error.wrong, ready=False)
+
+    def _known(self, name: str) -> ModelRow:
+        if name not in self._rows:
+            row = _row(name, self.source(name))
+            why = {"size_why": self._why(name, parameters=LITTLE), "window_why": self._why(name, context="2x")}
+            self._rows[name] = row.model_copy(update=why)
+        return self._rows[name]
+
+    def _why(self, name: str, **growth: str) -> str | None:
+        """Why the smallest wish of a kind cannot be planned; training is left out, since that can be given up."""
+        try:
+            self.plan(Wish(model=name, train="nothing", **growth))
+        except ScalerError as error:
+            return error.wrong
+        return None
 
     def _found(self) -> dict[str, Path]:
         if self.models is None:
@@ -98,7 +116,7 @@ class Shop:
         """Fetch or convert a model. Raises ScalerError where that cannot be done."""
         if HUB_ID.fullmatch(name) and name not in self._ready:
             self._ready[name] = from_hub(name)
-        return _row(name, self.source(name))
+        return self._known(name)
 
     def recipe(self, wish: Wish) -> Recipe:
         """The recipe of a wish."""

@@ -320,6 +320,10 @@ class ModelRow(Payload):
     """Size and window, or what has to happen first."""
     ready: bool
     """False where it has to be fetched or converted first."""
+    size_why: str | None = None
+    """Why it cannot get even a little larger here; null where it can, or where that is not known yet."""
+    window_why: str | None = None
+    """Why its window cannot be doubled here; null likewise."""
 
 
 class ModelWish(Payload):
