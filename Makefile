@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: demo demo-real test check generate cockpit e2e faults soak clean
+.PHONY: demo demo-real test check generate cockpit lint-page e2e faults soak clean
 
 demo: $(READY)  ## the whole main job on the embedded model, some minutes
 	$(BIN)/scaler demo
@@ -38,9 +38,13 @@ generate: $(READY)  ## write the generated files again
 	$(BIN)/python scripts/generate_growth.py
 	$(BIN)/python tests/test_words.py
 
-e2e: $(READY)  ## the cockpit in a real browser; needs chromium, and `npm ci` in cockpit/ for axe
+e2e: $(READY)  ## the cockpit in a real browser; needs chromium, and Node 20 or newer for axe
 	$(BIN)/pip install --quiet -c constraints.txt -e '.[e2e]'
+	test -d cockpit/node_modules || (cd cockpit && npm ci --no-audit --no-fund)
 	$(BIN)/python -m pytest -m e2e tests/e2e
+
+lint-page:  ## the page's own checks: lint, types, unit tests; needs Node 20 or newer
+	cd cockpit && npm ci --no-audit --no-fund && npm run lint && npx tsc --noEmit && npm test
 
 cockpit: generate  ## build the web page into the package again; needs Node 20 or newer
 	cd cockpit && npm ci --no-audit --no-fund && npm run build && npm test

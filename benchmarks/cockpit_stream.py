@@ -1,9 +1,11 @@
-"""What watching costs a training: its speed beside an idle server, and with 10 browsers on 20 events a second.
+"""What watching costs a training: its steps alone, and with 10 browsers on 20 events a second.
 
-    python benchmarks/cockpit_stream.py
+    python benchmarks/cockpit_stream.py [ROUNDS [THREADS]]
 
-One process computes and writes 20 steps a second into a journal, as a training does; a second one serves and watches.
-Rounds alternate, so that the machine's other work falls on both sides alike.
+One process trains the embedded model and writes steps into a journal, 20 a second, as a run does; a second one serves,
+and 10 clients in a third read everything. The watching goes on and off in turns, so that the machine's other work falls
+on both sides alike; the order of each pair is drawn. Printed: steps a second and processor seconds a step, watched over
+alone, with 95 % intervals over the pairs (bootstrap), and what the server itself takes.
 """
 
 from __future__ import annotations
@@ -11,80 +13,154 @@ from __future__ import annotations
 import asyncio
 import json
 import multiprocessing
-import multiprocessing.synchronize
-import statistics
+import platform
+import random
 import sys
 import tempfile
 import time
+from dataclasses import dataclass
+from multiprocessing.synchronize import Event
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import psutil
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
-from cockpit_server import Served, served
+from cockpit_server import served
 from recorded_run import make_run, step_event
 from scaler_wizard.run import Run
 
-CLIENTS, STEPS, ROUNDS, PERIOD = 10, 100, 5, 0.05
+CLIENTS, PERIOD, WARM_SECONDS, SECONDS, ROUNDS = 10, 0.05, 1.0, 5.0, 16
+TOKENS = 96
+"""Of one step: about 50 ms on a processor of today."""
 
 
-def work(folder: Path, seconds: float) -> float:
-    """Matrix products a second of processor time, while one event goes out every 50 ms."""
-    journal = Run(folder).journal
-    square = np.ones((400, 400), np.float32)
-    begun, told, products = time.monotonic(), 0, 0
-    while (now := time.monotonic() - begun) < seconds:
-        square @ square
-        products += 1
-        if now >= told * PERIOD:
-            told += 1
-            journal.add("step", step_event(told, steps=1000), durable=False)
-    return products / seconds
+def train(folder: Path, threads: int, steps: Any, cpu: Any, end: Event) -> None:
+    """Train until told to end; `steps` and `cpu` are counters that others read."""
+    import torch
+
+    from scaler_wizard.models import load_model, resolve
+
+    torch.set_num_threads(threads)
+    journal, me = Run(folder).journal, psutil.Process()
+    model = load_model(resolve("embedded").folder, dtype="float32").train()
+    optimiser = torch.optim.AdamW(model.parameters(), lr=1e-5)
+    ids = torch.randint(0, model.config.vocab_size, (4, TOKENS))
+    told = 0.0
+    while not end.is_set():
+        loss = model(input_ids=ids, labels=ids).loss
+        loss.backward()
+        optimiser.step()
+        optimiser.zero_grad()
+        steps.value += 1
+        if time.monotonic() - told >= PERIOD:
+            told = time.monotonic()
+            journal.add("step", step_event(steps.value, steps=10**6, loss=loss.item()), durable=False)
+        used = me.cpu_times()
+        cpu.value = used.user + used.system
 
 
-def serve_and_watch(runs: Path, run_id: str, ready: multiprocessing.synchronize.Event, clients: int) -> None:
-    """A server, and clients that read everything, until killed."""
+def serve(runs: Path, port: Any, token: Any, end: Event) -> None:
+    """A server, until told to end."""
     with served(runs) as server:
-        asyncio.run(_watch(server, run_id, ready, clients))
+        token.value = server.keys.program_token.encode()
+        port.value = server.port
+        end.wait()
 
 
-async def _watch(server: Served, run_id: str, ready: multiprocessing.synchronize.Event, clients: int) -> None:
-    await asyncio.gather(*(_client(server, run_id) for _ in range(clients)), _say(ready))
+def watch(port: int, token: str, run_id: str, on: Event, end: Event) -> None:
+    """CLIENTS readers that are connected while `on` is set."""
+    asyncio.run(_watch(port, token, run_id, on, end))
 
 
-async def _say(ready: multiprocessing.synchronize.Event) -> None:
-    await asyncio.sleep(1.0)
-    ready.set()
+async def _watch(port: int, token: str, run_id: str, on: Event, end: Event) -> None:
+    while not end.is_set():
+        if on.is_set():
+            await asyncio.gather(*(_client(port, token, run_id, on) for _ in range(CLIENTS)))
+        await asyncio.sleep(0.02)
 
 
-async def _client(server: Served, run_id: str) -> None:
-    reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
-    words = f"GET /api/runs/{run_id}/events?after=1000000 HTTP/1.1\r\nHost: {server.host}\r\n"
-    writer.write(f"{words}Authorization: Bearer {server.keys.program_token}\r\n\r\n".encode())
-    while await reader.read(65536):
+async def _client(port: int, token: str, run_id: str, on: Event) -> None:
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    words = f"GET /api/runs/{run_id}/events?after=1000000000 HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\n"
+    writer.write(f"{words}Authorization: Bearer {token}\r\n\r\n".encode())
+    while on.is_set() and await reader.read(65536):
         continue
+    writer.close()
 
 
-def main() -> None:
-    """Print the ratio, with the spread of the rounds."""
+@dataclass(frozen=True)
+class Look:
+    """One stretch of the training."""
+
+    steps_per_second: float
+    cpu_per_step: float
+    server_share: float
+    """Processor seconds of the server a second."""
+
+
+def look(steps: Any, cpu: Any, server: psutil.Process) -> Look:
+    """Measure SECONDS, after a moment in which the change settles."""
+    time.sleep(WARM_SECONDS)
+    before, begun = (steps.value, cpu.value, sum(server.cpu_times()[:2])), time.monotonic()
+    time.sleep(SECONDS)
+    passed, made = time.monotonic() - begun, steps.value - before[0]
+    return Look(made / passed, (cpu.value - before[1]) / made, (sum(server.cpu_times()[:2]) - before[2]) / passed)
+
+
+def interval(ratios: list[float]) -> dict[str, float]:
+    """Mean of the pairs with its 95 % bootstrap interval."""
+    draws = np.random.default_rng(0).choice(ratios, (10_000, len(ratios))).mean(axis=1)
+    low, high = np.quantile(draws, [0.025, 0.975])
+    return {"mean": round(float(np.mean(ratios)), 4), "low": round(float(low), 4), "high": round(float(high), 4)}
+
+
+def measure(threads: int, rounds: int) -> dict[str, Any]:
+    """Pairs of stretches, watched and not, in an order that is drawn."""
     with tempfile.TemporaryDirectory() as scratch:
         run = make_run(Path(scratch) / "runs", committed=1, gate=False)
-        rates: dict[int, list[float]] = {0: [], CLIENTS: []}
-        for turn in range(2 * ROUNDS):
-            clients = (0, CLIENTS)[turn % 2]
-            ready = multiprocessing.Event()
-            watcher = multiprocessing.Process(
-                target=serve_and_watch, args=(run.folder.parent, run.id, ready, clients), daemon=True
-            )
-            watcher.start()
-            ready.wait(30)
-            rates[clients].append(work(run.folder, STEPS * PERIOD))
-            watcher.kill()
-        alone, watched = (statistics.median(rates[clients]) for clients in (0, CLIENTS))
-        result = {"products_per_s_alone": alone, "products_per_s_watched": watched, "ratio": watched / alone}
-        print(json.dumps(result | {"rounds": rates}, indent=1))
+        steps, cpu, port = (multiprocessing.Value(kind, 0) for kind in ("q", "d", "i"))
+        token, on, end = multiprocessing.Array("c", 64), multiprocessing.Event(), multiprocessing.Event()
+        trainer = multiprocessing.Process(target=train, args=(run.folder, threads, steps, cpu, end), daemon=True)
+        server = multiprocessing.Process(target=serve, args=(run.folder.parent, port, token, end), daemon=True)
+        trainer.start()
+        server.start()
+        while steps.value < 20 or not port.value:
+            time.sleep(0.1)
+        watching = (port.value, token.value.decode(), run.id, on, end)
+        watcher = multiprocessing.Process(target=watch, args=watching, daemon=True)
+        watcher.start()
+        pairs, seen, draw = [], psutil.Process(server.pid), random.Random(0)
+        for _ in range(rounds):
+            found = {}
+            for watched in draw.sample([False, True], 2):
+                (on.set if watched else on.clear)()
+                found[watched] = look(steps, cpu, seen)
+            pairs.append((found[False], found[True]))
+        end.set()
+        trainer.join(10)
+    return {
+        "threads": threads,
+        "pairs": rounds,
+        "steps_per_second_alone": round(float(np.mean([alone.steps_per_second for alone, _ in pairs])), 2),
+        "speed_watched_over_alone": interval([two.steps_per_second / one.steps_per_second for one, two in pairs]),
+        "cpu_a_step_watched_over_alone": interval([two.cpu_per_step / one.cpu_per_step for one, two in pairs]),
+        "server_cores_watched": round(float(np.mean([two.server_share for _, two in pairs])), 4),
+        "server_cores_idle": round(float(np.mean([one.server_share for one, _ in pairs])), 4),
+    }
+
+
+def main(arguments: list[str]) -> None:
+    """With one processor left free, as a plan leaves it where it can, and with all of them in use."""
+    rounds, cores = int(arguments[0]) if arguments else ROUNDS, psutil.cpu_count() or 1
+    wanted = [int(arguments[1])] if arguments[1:] else sorted({max(1, cores - 1), cores})
+    print(json.dumps({"python": platform.python_version(), "cores": cores, "clients": CLIENTS, "hz": 1 / PERIOD}))
+    for threads in wanted:
+        print(json.dumps(measure(threads, rounds), indent=1), flush=True)
 
 
 if __name__ == "__main__":
-    main()
+    multiprocessing.set_start_method("spawn")
+    main(sys.argv[1:])

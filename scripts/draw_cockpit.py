@@ -1,6 +1,7 @@
 """Draw every screen of the cockpit into docs/cockpit/, from a folder of runs: python scripts/draw_cockpit.py RUNS
 
-Needs Chromium and Playwright. The first run of the list that has trained is shown, and compared with the second.
+Needs Chromium and Playwright. Shown are the first run that has trained, compared with the second; the rank map of the
+first that has one; and the first gate that waits.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ SIZES = {"wide": (1440, 900), "tablet": (768, 1024), "phone": (320, 720)}
 def screens(runs: list[str]) -> Iterator[tuple[str, str, str]]:
     """Name, address and what to wait for."""
     yield "runs", "#/", ".run-link"
-    yield "new-run", "#/new", ".numbers"
+    yield "new-run", "#/new", ".foreseen .quiet[lang=en]"
     yield "run", f"#/run/{runs[0]}", ".u-legend"
     if len(runs) > 1:
         yield "compare", f"#/compare/{runs[0]}/{runs[1]}", ".differs"
@@ -40,13 +41,19 @@ def draw(browser: Any, server: Any, runs: list[str]) -> None:
             page.locator(".brand").click()
             page.close()
     _dialog(browser, server, runs[0])
+    for name, selector in (("gate", ".gate"), ("ranks", ".figure:has(.heat):has-text('Rank map')")):
+        _part(browser, server, name, selector)
 
 
 def _shoot(page: Any, name: str, *, full: bool) -> None:
+    _keep(page.screenshot(full_page=full), name)
+
+
+def _keep(shot: bytes, name: str) -> None:
     """A quarter of the bytes: the page has few colours."""
     from PIL import Image
 
-    with Image.open(io.BytesIO(page.screenshot(full_page=full))) as picture:
+    with Image.open(io.BytesIO(shot)) as picture:
         few = picture.convert("RGB").quantize(128, dither=Image.Dither.NONE)
     few.save(OUT / f"{name}.png", optimize=True)
 
@@ -58,6 +65,20 @@ def _dialog(browser: Any, server: Any, run: str) -> None:
     page.locator(".rollback:enabled").click()
     page.locator(".preview li").first.wait_for()
     _shoot(page, "rollback-wide-light", full=False)
+    page.close()
+
+
+def _part(browser: Any, server: Any, name: str, selector: str) -> None:
+    """One part of the first run that shows it."""
+    page = browser.new_page(viewport={"width": 1440, "height": 900}, locale="en")
+    page.goto(f"{server.origin}/#token={server.keys.link()}")
+    for row in server.ask("GET", "/api/runs").json:
+        page.evaluate("where => { location.hash = where }", f"#/run/{row['id']}")
+        page.locator(".cockpit[aria-busy=false]").wait_for()
+        if page.locator(selector).count():
+            page.wait_for_timeout(300)
+            _keep(page.locator(selector).first.screenshot(), f"{name}-wide-light")
+            break
     page.close()
 
 

@@ -7,7 +7,7 @@ import json
 import socket
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,8 +15,9 @@ from typing import Any
 
 import uvicorn
 
-from scaler_wizard.server import make_app
+from scaler_wizard.server.app import make_app, make_feeds
 from scaler_wizard.server.guard import COOKIE, Keys
+from scaler_wizard.server.serve import Server
 
 
 @dataclass(frozen=True)
@@ -41,6 +42,7 @@ class Served:
     keys: Keys
     runs: Path
     session: str = ""
+    stop: Callable[[], None] = lambda: None
 
     @property
     def host(self) -> str:
@@ -110,14 +112,15 @@ def served(runs: Path, *, models: Path | None = None) -> Iterator[Served]:
     listening.bind(("127.0.0.1", 0))
     port = int(listening.getsockname()[1])
     keys = Keys("program-token-of-the-tests")
-    app = make_app(runs, keys=keys, hosts=(f"127.0.0.1:{port}", f"localhost:{port}"), models=models)
+    feeds, hosts = make_feeds(), (f"127.0.0.1:{port}", f"localhost:{port}")
+    app = make_app(runs, keys=keys, hosts=hosts, models=models, feeds=feeds)
     config = uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=1, server_header=False)
-    server = uvicorn.Server(config)
+    server = Server(config, feeds)
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, daemon=True)
     thread.start()
     while not server.started:
         time.sleep(0.01)
-    found = Served(port, keys, runs)
+    found = Served(port, keys, runs, stop=lambda: setattr(server, "should_exit", True))
     found.sign_in()
     try:
         yield found

@@ -23,7 +23,7 @@ from scaler_wizard.run import Run, create
 
 def make_run(runs: Path, *, committed: int = 3, gate: bool = True, name: str = "recorded") -> Run:
     """A run with `committed` phases behind it and, if wished, the gate of the next one open."""
-    plan = _plan(runs, name)
+    plan = a_plan(runs, name)
     signed = sign(Contract(), "Ada", now=datetime.now(UTC))
     runs.mkdir(parents=True, exist_ok=True)
     run = create(runs, to_yaml(plan), signed, name=name, identity=plan.identity(), now=datetime.now(UTC))
@@ -33,7 +33,8 @@ def make_run(runs: Path, *, committed: int = 3, gate: bool = True, name: str = "
         _attempt(run, phase.slug, phase.stage)
         if phase.change.kind == "heal":
             train(run, phase.slug)
-        opened = open_gate(run, phase.slug, f"{phase.title} done: perplexity 21.3; window 128 -> 256 next; approve?")
+        sentence = f"{phase.title} done: perplexity 21.3; window 128 -> 256 next; approve?"
+        opened = open_gate(run, phase.slug, sentence, **(TRAINED if phase.change.kind == "heal" else {}))
         run.decide(opened["gate"], opened["evidence_hash"], "approve", who="Ada", how="terminal")
         data = {"gate": opened["gate"], "sentence": opened["sentence"], "stage": phase.stage, "evidence": {}}
         run.commit(phase.slug, {**data, "measurement": opened["evidence"]["measurement"]})
@@ -45,7 +46,20 @@ def make_run(runs: Path, *, committed: int = 3, gate: bool = True, name: str = "
     return run
 
 
-def _plan(runs: Path, name: str) -> Plan:
+MATRICES = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj", "mlp.gate_proj")
+TRAINED = {
+    "training": {
+        "before": 3.1,
+        "grown": {"nll": 3.0},
+        "control": None,
+        "ranks": {f"model.layers.{n}.{name}": 1 + (7 * n + len(name)) % 16 for n in range(6) for name in MATRICES},
+    }
+}
+"""What a training with adapters leaves in the evidence."""
+
+
+def a_plan(runs: Path, name: str = "planned") -> Plan:
+    """A plan that grows both ways."""
     recipe = Recipe(model="embedded", parameters="1.5x", context="4x", name=name)
     source = resolve("embedded")
     return make_plan(recipe, source, read_architecture(source.folder), detect(runs))
@@ -61,9 +75,9 @@ def _attempt(run: Run, slug: str, stage: str) -> None:
     (run.staging / "phase.txt").write_text(slug, encoding="utf-8")
 
 
-def open_gate(run: Run, slug: str, sentence: str) -> dict[str, Any]:
+def open_gate(run: Run, slug: str, sentence: str, **more: Any) -> dict[str, Any]:
     """Open a gate on a made-up measurement."""
-    evidence = {"measurement": measurement(rise=0.03).model_dump(mode="python")}
+    evidence = {**more, "measurement": measurement(rise=0.03).model_dump(mode="python")}
     digest = blake3(to_json(evidence).encode()).hexdigest()
     reason = "loss on short text rose by 0.087 nats per token; the limit is 0.05"
     verdict = {"action": "ask", "sentence": sentence[:120], "reasons": (reason,)}

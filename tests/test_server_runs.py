@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import io
 import json
+import shutil
 import tarfile
 import threading
 import time
 import uuid
 from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +19,14 @@ from websockets.sync.client import connect
 
 from cockpit_server import Served, served
 from recorded_run import make_run, open_gate, step_event
+from scaler_wizard.architecture import read_architecture
 from scaler_wizard.contract import Contract, text_hash
 from scaler_wizard.errors import ScalerError
 from scaler_wizard.gate import Verdict
+from scaler_wizard.hardware import detect
+from scaler_wizard.models import resolve
 from scaler_wizard.payload import check, cockpit
-from scaler_wizard.plan import load_plan
+from scaler_wizard.plan import load_plan, make_plan
 from scaler_wizard.recipe import Recipe, find_recipe, load_yaml, shipped_recipes
 from scaler_wizard.run import Run, locked
 from scaler_wizard.server import uploads
@@ -255,6 +260,26 @@ def test_a_snapshot_of_the_payload_comes_by_itself_and_fits_its_schema(server: S
     assert later["data"]["qualityMetrics"]["canonicalSentence"] == "Ready for more; approve?"
 
 
+def test_a_server_that_is_ended_lets_its_listeners_go_without_a_word(run: Run, capfd: Any) -> None:
+    with served(run.folder.parent) as server, server.stream(f"/api/runs/{run.id}/events") as events:
+        next(events)
+        begun = time.monotonic()
+        server.stop()
+        assert list(events) is not None and time.monotonic() - begun < 0.9  # else it was cut off after a second
+    assert "Traceback" not in capfd.readouterr().err
+
+
+def test_more_events_than_are_read_at_once_arrive_all(server: Served, run: Run) -> None:
+    last = run.journal.newest().seq
+    with server.stream(f"/api/runs/{run.id}/events?after={last}") as events:
+        next(events)  # the snapshot: from here on the journal is watched
+        with run.journal.transaction():
+            for number in range(1200):
+                run.journal.add("step", step_event(number), durable=False)
+        seen = [int(event["id"]) for event in islice((one for one in events if "id" in one), 1200)]
+    assert seen == list(range(last + 1, last + 1201))
+
+
 def test_the_socket_tells_the_same_as_the_stream(server: Served, run: Run) -> None:
     cookie = {"Cookie": f"{COOKIE}={server.session}"}
     address = f"ws://{server.host}/api/runs/{run.id}/socket"
@@ -327,6 +352,87 @@ def test_an_impossible_wish_says_what_to_do(server: Served) -> None:
 def test_a_model_is_chosen_by_an_id_of_the_list_and_never_by_a_path(server: Served, model: str) -> None:
     answer = server.ask("POST", "/api/plan", {"model": model, "context": "2x"})
     assert answer.status == 409 and "no such model here" in answer.json["wrong"]
+
+
+def test_a_model_of_the_hub_is_fetched_when_asked_for_and_then_planned_with(
+    server: Served, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import huggingface_hub.constants as hub
+
+    kept = tmp_path / "hub" / "models--org--small"
+    shutil.copytree(resolve("embedded").folder, kept / "snapshots" / "abc", ignore=shutil.ignore_patterns("*.jsonl"))
+    (kept / "refs").mkdir()
+    (kept / "refs" / "main").write_text("abc")
+    monkeypatch.setattr(hub, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setattr(hub, "HF_HUB_OFFLINE", True)
+    wish = {"model": "org/small", "context": "2x"}
+    assert server.ask("POST", "/api/plan", wish).json["cure"] == "fetch it from the hub first"
+    fetched = server.ask("POST", "/api/models", {"model": "org/small"})
+    assert fetched.status == 200 and fetched.json["ready"] and fetched.json["name"] == "small"
+    assert server.ask("POST", "/api/plan", wish).json["base"]["name"] == "small"
+    assert "org/small" in [row["id"] for row in server.ask("GET", "/api/models").json]
+    absent = server.ask("POST", "/api/models", {"model": "org/absent"})
+    assert absent.status == 409 and "the hub does not give it" in absent.json["wrong"] and absent.json["cure"]
+
+
+def test_a_model_that_cannot_grow_on_this_machine_says_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shop = Shop(tmp_path / "runs", Uploads(tmp_path / "uploads"), None)
+    roomy = next(row for row in shop.model_rows() if row.id == "embedded")
+    assert roomy.ready and roomy.size_why is None and roomy.window_why is None
+    small = detect(tmp_path).model_copy(update={"ram_bytes": 400 * 2**20, "vram_bytes": None})
+    monkeypatch.setattr("scaler_wizard.server.begin.detect", lambda runs: small)
+    narrow = next(row for row in Shop(tmp_path / "runs", shop.uploads, None).model_rows() if row.id == "embedded")
+    assert narrow.ready and "the limit is 0.4 GiB" in str(narrow.size_why) + str(narrow.window_why)
+
+
+def test_a_hub_id_never_becomes_a_folder(server: Served, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import huggingface_hub.constants as hub
+
+    monkeypatch.setattr(hub, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setattr(hub, "HF_HUB_OFFLINE", True)
+    shutil.copytree(resolve("embedded").folder, tmp_path / "org" / "small")
+    monkeypatch.chdir(tmp_path)
+    assert server.ask("POST", "/api/models", {"model": "org/small"}).status == 409
+
+
+def test_a_gguf_file_of_the_folder_is_converted_when_it_is_chosen(tmp_path: Path) -> None:
+    from scaler_wizard.gguf_writer import write_gguf
+
+    models = tmp_path / "models"
+    models.mkdir()
+    write_gguf(resolve("embedded").folder, models / "small.gguf")
+    (models / "broken.gguf").write_bytes(b"GGUF" + bytes(100))
+    with served(tmp_path / "runs", models=models) as server:
+        rows = {row["id"]: row["ready"] for row in server.ask("GET", "/api/models").json}
+        assert rows["small.gguf"] is False
+        assert server.ask("POST", "/api/models", {"model": "small.gguf"}).json["ready"] is True
+        plan = server.ask("POST", "/api/plan", {"model": "small.gguf", "context": "2x"})
+        assert plan.status == 200 and plan.json["base"]["parameters"] == 820_352
+        assert {row["id"]: row["ready"] for row in server.ask("GET", "/api/models").json}["small.gguf"] is True
+        refused = server.ask("POST", "/api/models", {"model": "broken.gguf"})
+        assert refused.status == 409 and "broken.gguf" in refused.json["wrong"] and refused.json["cure"]
+
+
+def test_what_past_runs_say_of_a_wish_is_shown_and_what_they_cannot_say_is_unknown(
+    server: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from scaler_wizard.learn import expected, gathered, remember
+
+    wish = {"model": "embedded", "parameters": "1.5x", "context": "2x"}
+    known = remember(gathered(server.runs))
+    said = server.ask("POST", "/api/expected", wish).json
+    shown = server.ask("POST", "/api/plan", wish).json
+    assert known is not None and shown["parameters"] > 0
+    assert said["low"] < said["middle"] < said["high"] and "four of five" in said["basis"]
+    recipe = Recipe(model="embedded", parameters="1.5x", context="2x")
+    source = resolve("embedded")
+    plan = make_plan(recipe, source, read_architecture(source.folder), detect(server.runs))
+    band = expected(plan, known)
+    assert band is not None and band.middle == pytest.approx(said["middle"])
+    monkeypatch.setattr("scaler_wizard.server.foresee.gathered", lambda runs: ())
+    with served(server.runs) as fresh:
+        none = fresh.ask("POST", "/api/expected", wish).json
+    assert none == {"low": None, "middle": None, "high": None, "basis": "not known: 0 runs so far, from 20 on"}
 
 
 def test_models_of_a_folder_are_offered_by_name(tmp_path: Path) -> None:

@@ -3,7 +3,7 @@ import { useEffect, useMemo, useRef, useState } from "react";
 import { Trouble, api } from "./api";
 import { Header } from "./parts/Header";
 import { Subtitle, useTelling } from "./parts/Telling";
-import { useRoute } from "./route";
+import { type Route, useRoute } from "./route";
 import { Compare } from "./screens/Compare";
 import { RunScreen } from "./screens/Run";
 import { Runs } from "./screens/Runs";
@@ -38,15 +38,16 @@ export function App({ linkWorked }: { linkWorked: boolean }) {
       (error: unknown) => setKnown(!(error instanceof Trouble && error.status === 401)),
     );
   }, []);
-  useFocusOnTurn(JSON.stringify(route));
+  useFocusOnTurn(route);
 
   const change = (some: Partial<Settings>) => setSettings((now) => ({ ...now, ...some }));
+  const ear = useMemo(() => (settings.listen ? { repeat: telling.repeat, speaking: telling.speaking } : null), [settings.listen, telling.repeat, telling.speaking]);
   const screen = useMemo(() => {
     if (route.screen === "new") return <Wizard />;
-    if (route.screen === "run") return <RunScreen key={route.id} id={route.id} tell={telling.arrive} />;
+    if (route.screen === "run") return <RunScreen key={route.id} id={route.id} tell={telling.arrive} ear={ear} />;
     if (route.screen === "compare") return <Compare first={route.ids[0]} second={route.ids[1]} />;
     return <Runs />;
-  }, [JSON.stringify(route), telling.arrive]);
+  }, [route, telling.arrive, ear]);
 
   return (
     <WordsContext.Provider value={words}>
@@ -63,7 +64,7 @@ export function App({ linkWorked }: { linkWorked: boolean }) {
 }
 
 /** After a change of screen the keyboard stands at its beginning. */
-function useFocusOnTurn(route: string): void {
+function useFocusOnTurn(route: Route): void {
   const first = useRef(true);
   useEffect(() => {
     if (first.current) {

@@ -8,6 +8,7 @@ const alert: fc.Arbitrary<Alert> = fc.record({
   id: fc.nat(50),
   level: fc.constantFrom("critical", "warn", "info"),
   sentence: fc.constantFrom("a", "b", "c", "d", "e", "f"),
+  aloud: fc.boolean(),
 });
 const happening: fc.Arbitrary<Happening> = fc.oneof(
   { weight: 4, arbitrary: fc.record({ kind: fc.constant("arrive" as const), alert, now: fc.nat(1e5) }) },
@@ -45,7 +46,7 @@ test("never more than three wait, heaviest first", () => {
 test("nothing waits while nothing is told, and what is told is told in the one way that its level and the mode allow", () => {
   always(({ current, queue, mode }) => {
     if (current === null) expect(queue).toEqual([]);
-    else expect(current.modality).toBe(modality(current.alert.level, mode));
+    else expect(current.modality).toBe(modality(current.alert, mode));
   });
 });
 

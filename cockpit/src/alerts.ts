@@ -1,7 +1,7 @@
 // One voice at a time: which alert is shown or spoken now, which wait, which are dropped. Pure, so that it can be proved.
 export type Level = "critical" | "warn" | "info";
 export type Modality = "voice" | "visual" | "banner";
-export type Alert = { id: number; level: Level; sentence: string };
+export type Alert = { id: number; level: Level; sentence: string; /** Asked for by the ear: spoken whatever its level. */ aloud?: boolean };
 export type Mode = { muted: boolean; reader: boolean; canSpeak: boolean };
 export type Shown = { alert: Alert; modality: Modality; since: number };
 export type Alerts = { current: Shown | null; queue: Alert[]; dropped: number; mode: Mode };
@@ -21,9 +21,9 @@ export function quiet(mode: Mode): Alerts {
 }
 
 /** Voice is for what is critical, and only where it can and may be used; otherwise the eye gets it. */
-export function modality(level: Level, mode: Mode): Modality {
-  if (level === "critical") return mode.canSpeak && !mode.muted && !mode.reader ? "voice" : "visual";
-  return level === "warn" ? "visual" : "banner";
+export function modality({ level, aloud }: Alert, mode: Mode): Modality {
+  if ((level === "critical" || aloud) && mode.canSpeak && !mode.muted && !mode.reader) return "voice";
+  return level === "info" ? "banner" : "visual";
 }
 
 export function next(alerts: Alerts, happening: Happening): Alerts {
@@ -62,7 +62,7 @@ function wait(alerts: Alerts, alert: Alert): Alerts {
 }
 
 function show(alerts: Alerts, alert: Alert, now: number): Alerts {
-  return { ...alerts, current: { alert, modality: modality(alert.level, alerts.mode), since: now } };
+  return { ...alerts, current: { alert, modality: modality(alert, alerts.mode), since: now } };
 }
 
 function advance(alerts: Alerts, now: number): Alerts {
@@ -74,6 +74,6 @@ function advance(alerts: Alerts, now: number): Alerts {
 function remode(alerts: Alerts, now: number): Alerts {
   const { current } = alerts;
   if (current === null) return alerts;
-  const told = modality(current.alert.level, alerts.mode);
+  const told = modality(current.alert, alerts.mode);
   return told === current.modality ? alerts : { ...alerts, current: { ...current, modality: told, since: now } };
 }

@@ -4,6 +4,7 @@ import type {
   Command,
   ContractView,
   Difference,
+  Expected,
   FusionView,
   Link,
   ModelRow,
@@ -63,6 +64,8 @@ export const api = {
   runs: () => ask<RunRow[]>("GET", "/api/runs"),
   run: (id: string) => ask<RunDetail>("GET", run(id)),
   models: () => ask<ModelRow[]>("GET", "/api/models"),
+  prepare: (model: string) => ask<ModelRow>("POST", "/api/models", { model }),
+  expected: (wish: Wish) => ask<Expected>("POST", "/api/expected", wish),
   plan: (wish: Wish, signal: AbortSignal) => ask<PlanView>("POST", "/api/plan", wish, signal),
   advise: (said: Said) => ask<Advised>("POST", "/api/wish", said),
   contract: (wish: Wish) => ask<ContractView>("POST", "/api/contract", wish),
@@ -78,6 +81,7 @@ export const api = {
   eventsPath: (id: string) => `${run(id)}/events`,
   exportPath: (id: string) => `${run(id)}/export`,
   reportPath: (id: string) => `${run(id)}/report`,
+  pagePath: (id: string) => `${run(id)}/report.html`,
 };
 
 export const newKey = () => crypto.randomUUID();

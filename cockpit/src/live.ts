@@ -1,11 +1,12 @@
 // A run as it is now: its event stream, resumed by sequence number, and its details, asked for again when they change.
-import { useEffect, useRef, useState, useSyncExternalStore } from "react";
+import { useCallback, useEffect, useMemo, useRef, useState, useSyncExternalStore } from "react";
 import { Trouble, api } from "./api";
 import { type Flight, grounded, take } from "./flight";
 import type { Cockpit, Frame, RunDetail } from "./generated/wire";
 import { isCockpit } from "./generated/validate";
 
 export type Line = "connecting" | "open" | "offline";
+type OnFrame = (frame: Frame, caughtUp: boolean) => void;
 export type Live = { flight: Flight; cockpit: Cockpit | null; line: Line; caughtUp: boolean; version: number };
 
 /** One run's stream. Everything since the beginning is replayed, then events come as they happen. */
@@ -14,11 +15,12 @@ export class Stream {
   private listeners = new Set<() => void>();
   private due = 0;
   live: Live = { flight: grounded(), cockpit: null, line: "connecting", caughtUp: false, version: 0 };
-  onFrame: (frame: Frame, caughtUp: boolean) => void = () => {};
+  private onFrame: OnFrame = () => undefined;
 
   constructor(private readonly id: string) {}
 
-  open(): void {
+  open(onFrame: OnFrame): void {
+    this.onFrame = onFrame;
     const source = new EventSource(api.eventsPath(this.id));
     source.onopen = () => this.change({ line: "open" });
     source.onerror = () => this.change({ line: "offline" });
@@ -33,9 +35,11 @@ export class Stream {
   close(): void {
     this.source?.close();
     cancelAnimationFrame(this.due);
+    this.due = 0;
   }
 
   private frame(frame: Frame): void {
+    if (frame.seq <= this.live.flight.seq) return; // told before, by an earlier connection
     take(this.live.flight, frame);
     this.onFrame(frame, this.live.caughtUp);
     this.change({});
@@ -60,17 +64,16 @@ export class Stream {
   snapshot = (): Live => this.live;
 }
 
-export function useStream(id: string, onFrame?: (frame: Frame, caughtUp: boolean) => void): Live {
-  const [stream, setStream] = useState(() => new Stream(id));
+export function useStream(id: string, onFrame?: OnFrame): Live {
+  const stream = useMemo(() => new Stream(id), [id]);
   const heard = useRef(onFrame);
-  heard.current = onFrame;
   useEffect(() => {
-    const opened = new Stream(id);
-    opened.onFrame = (frame, caughtUp) => heard.current?.(frame, caughtUp);
-    opened.open();
-    setStream(opened);
-    return () => opened.close();
-  }, [id]);
+    heard.current = onFrame;
+  });
+  useEffect(() => {
+    stream.open((frame, caughtUp) => heard.current?.(frame, caughtUp));
+    return () => stream.close();
+  }, [stream]);
   return useSyncExternalStore(stream.subscribe, stream.snapshot);
 }
 
@@ -90,8 +93,10 @@ export function useLoaded<T>(ask: () => Promise<T>, on: readonly unknown[]): Loa
     return () => {
       wanted = false;
     };
+    // eslint-disable-next-line react-hooks/exhaustive-deps -- the caller says what the answer depends on
   }, [...on, turn]);
-  return { data, trouble, again: () => setTurn((now) => now + 1) };
+  const again = useCallback(() => setTurn((now) => now + 1), []);
+  return { data, trouble, again };
 }
 
 export function useDetail(id: string, live: Live): Loaded<RunDetail> {

@@ -1,5 +1,5 @@
 // Which screen is shown, kept in the address's fragment so that Back works and the server never sees it.
-import { useSyncExternalStore } from "react";
+import { useMemo, useSyncExternalStore } from "react";
 
 export type Route = { screen: "runs" } | { screen: "new" } | { screen: "run"; id: string } | { screen: "compare"; ids: [string, string] };
 
@@ -19,7 +19,7 @@ export function useRoute(): Route {
     },
     () => location.hash,
   );
-  return parse(hash);
+  return useMemo(() => parse(hash), [hash]);
 }
 
 export const to = {

@@ -1,7 +1,7 @@
 // What a person set for this browser: language, theme, voice. Kept in the browser; none of it is secret.
 import { LANGUAGES, type Language } from "./words";
 
-export type Settings = { language: Language; theme: "auto" | "light" | "dark"; voice: boolean; reader: boolean; notify: boolean };
+export type Settings = { language: Language; theme: "auto" | "light" | "dark"; voice: boolean; reader: boolean; notify: boolean; listen: boolean };
 
 const KEY = "scaler-wizard";
 
@@ -11,7 +11,7 @@ export function firstLanguage(wanted: readonly string[]): Language {
 }
 
 export function loadSettings(): Settings {
-  const usual: Settings = { language: firstLanguage(navigator.languages), theme: "auto", voice: false, reader: false, notify: false };
+  const usual: Settings = { language: firstLanguage(navigator.languages), theme: "auto", voice: false, reader: false, notify: false, listen: false };
   try {
     return { ...usual, ...(JSON.parse(localStorage.getItem(KEY) ?? "{}") as Partial<Settings>) };
   } catch (error) {

@@ -1,5 +1,6 @@
 // Words in six languages, from the package's one catalogue: the page, the voice and the sentences of the gates.
 import { createContext, useContext } from "react";
+import type { Phrases } from "./listening";
 import english from "../../src/scaler_wizard/words/en.json";
 
 export type Language = "en" | "pt" | "es" | "fr" | "de" | "zh";
@@ -95,6 +96,18 @@ export function fill(template: string, values: Values): string {
 
 export async function loadWords(language: Language): Promise<Words> {
   return new Words(language, (await LOADERS[language]()).default);
+}
+
+/** What may be said aloud in this language; forms of one command are divided by a bar. */
+export function phrasesOf({ t }: Words): Phrases {
+  const forms = (key: Key) => t(key).split("|");
+  return {
+    pause: forms("hear_pause"),
+    repeat: forms("hear_repeat"),
+    rollback: forms("hear_rollback"),
+    confirm: forms("hear_confirm"),
+    cancel: forms("hear_cancel"),
+  };
 }
 
 // -- sentences: the English templates of the catalogue are the grammar, the other languages' are the translation ------

@@ -14,9 +14,12 @@ import typer
 from scaler_wizard.errors import ScalerError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from scaler_wizard.advise import Reader
     from scaler_wizard.phases import Plan
     from scaler_wizard.run import Run
+    from scaler_wizard.webhook import Messenger
 
 app = typer.Typer(
     name="scaler",
@@ -362,6 +365,23 @@ def cockpit(
 
     address = Address(listen, port, certificate, key, tunnel)
     serve(runs, address, models=models, program_token=os.environ.get("SCALER_TOKEN"), say=_talk)
+
+
+@app.command()
+def webhook(
+    test: Annotated[bool, typer.Option("--test", help="Send one message, to see that it arrives.")] = False,
+) -> None:
+    """Where you are told when nobody looks: ntfy, Slack or a Telegram bot, as your webhook.yaml says."""
+    from scaler_wizard.webhook import Message, load_webhook, send, told, webhook_file
+
+    file = webhook_file()
+    hook = load_webhook(file)
+    if hook is None:
+        raise ScalerError(f"{file}: no webhook is set up", "write it: docs/how-to/watch-and-share.md says how")
+    _show_rows(told(hook))
+    if test:
+        send(hook, Message("test", "Scaler Wizard reaches you here."))
+        _talk("Sent.")
 
 
 @app.command("eval")
@@ -777,12 +797,33 @@ def _conduct(found: Run, *, standing: bool) -> None:
             _talk(words)
     made = load_plan(found.folder / "plan.yaml")
     screen = Screen(memory_limit=memory_limit(found, made))
-    supervisor = Supervisor(found, made, approver=approver(screen, standing=standing), tell=screen.tell)
+    messenger = _messenger(found, screen.say)
+
+    def tell(kind: str, event: Any) -> None:
+        screen.tell(kind, event)
+        if messenger is not None:
+            messenger.tell(kind, event)
+
+    supervisor = Supervisor(found, made, approver=approver(screen, standing=standing), tell=tell)
     try:
         supervisor.conduct()
     finally:
         screen.close()
+        if messenger is not None:
+            messenger.close()
     typer.echo(farewell(found))
+
+
+def _messenger(found: Run, say: Callable[[str], None]) -> Messenger | None:
+    """Who tells the user elsewhere; a webhook that is set up wrongly is said and stops no run."""
+    from scaler_wizard.webhook import Messenger, load_webhook, webhook_file
+
+    try:
+        hook = load_webhook(webhook_file())
+    except ScalerError as error:
+        _talk(f"No webhook: {error}")
+        return None
+    return None if hook is None else Messenger(hook, found.id, say=say)
 
 
 def _verify_log(found: Run) -> None:

@@ -12,7 +12,7 @@ import shutil
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -29,7 +29,7 @@ from scaler_wizard.events import Note
 from scaler_wizard.fetch import cache_folder
 from scaler_wizard.grow import new_parameters
 from scaler_wizard.intervals import paired_gain
-from scaler_wizard.lora import add_lora, merge_lora
+from scaler_wizard.lora import adapter_ranks, add_lora, merge_lora
 from scaler_wizard.models import load_model, load_tokenizer, resolve, save_model
 from scaler_wizard.phases import Train
 from scaler_wizard.run import write_whole
@@ -76,6 +76,8 @@ class ArmResult:
     tokens: int
     compute: str
     """Type of the matrix products."""
+    ranks: dict[str, int] = field(default_factory=dict)
+    """Rank of the adapter at each matrix; empty where none were trained."""
 
 
 def heal(task: Task, run: Conduct) -> dict[str, Any]:
@@ -98,6 +100,7 @@ def heal(task: Task, run: Conduct) -> dict[str, Any]:
             "train": settings.train,
             "learning_rate": settings.learning_rate,
             "compute": grown.compute,
+            "ranks": grown.ranks,
             "held_out_window": settings.window,
             "before": float(np.mean(before)),
             "grown": _summary(grown),
@@ -207,6 +210,7 @@ def _train_arm(
     trainer.run()
     if teacher is not None:
         run.emit(Note(text=f"The teacher read {teacher.asked} tokens; what it had read before was still there."))
+    ranks = adapter_ranks(model)
     save_model(_stock(model, texts), out, like=source)
     result = ArmResult(
         nll_by_window=[float(value) for value in _held_out(out, texts)],
@@ -214,6 +218,7 @@ def _train_arm(
         parameters=read_architecture(out).parameters,
         tokens=settings.steps * settings.windows_per_step * settings.window,
         compute=str(trainer.compute).removeprefix("torch."),
+        ranks=ranks,
     )
     write_whole(done, json.dumps(vars(result)))
     return result

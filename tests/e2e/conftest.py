@@ -1,4 +1,4 @@
-"""A real Chromium for the cockpit's tests; without one, or without Playwright, they say so and are skipped."""
+"""A real Chromium for the cockpit's tests; without one they fail and say what to do: they run only when asked for."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from chromium import CHROMIUM, WIDE, show
+from chromium import AXE, CHROMIUM, WIDE, show
 
 from cockpit_server import Served, served
 from recorded_run import make_run
@@ -23,10 +23,11 @@ if TYPE_CHECKING:
 
 @pytest.fixture(scope="session")
 def browser() -> Iterator[Browser]:
-    playwright = pytest.importorskip("playwright.sync_api", reason="pip install playwright")
-    if not CHROMIUM:
-        pytest.skip("no Chromium here: apt-get install chromium")
-    with playwright.sync_playwright() as started:
+    from playwright.sync_api import sync_playwright
+
+    assert CHROMIUM, "no Chromium here: apt-get install chromium"
+    assert AXE.exists(), "axe-core is not here: npm ci in cockpit/"
+    with sync_playwright() as started:
         rebinding = "--host-resolver-rules=MAP rebind.example 127.0.0.1, MAP evil.example 127.0.0.1"
         opened = started.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", rebinding])
         yield opened

@@ -73,6 +73,10 @@ export interface Wish {
    */
   tokens?: string | null;
   /**
+   * Peak learning rate; null lets the plan choose.
+   */
+  learningRate?: number | null;
+  /**
    * Rank of the adapters, where adapters are trained.
    */
   loraRank?: number | null;
@@ -606,6 +610,30 @@ export interface Evaluated {
   arm?: "grown" | "control";
 }
 /**
+ * What past runs say of a wish's quality; unknown is null.
+ *
+ * This interface was referenced by `Wire`'s JSON-Schema
+ * via the `definition` "Expected".
+ */
+export interface Expected {
+  /**
+   * Change of the loss on short text, nats per token: the better end of the band that holds four of five runs.
+   */
+  low: number | null;
+  /**
+   * The median.
+   */
+  middle: number | null;
+  /**
+   * The worse end.
+   */
+  high: number | null;
+  /**
+   * By how many runs, or why it is not known.
+   */
+  basis: string;
+}
+/**
  * A note by the person, stored with the run.
  *
  * This interface was referenced by `Wire`'s JSON-Schema
@@ -799,7 +827,7 @@ export interface Link {
  */
 export interface ModelRow {
   /**
-   * What the recipe calls it: `embedded`, `smollm2`, or one of the folder given with --models.
+   * `embedded`, `smollm2`, a folder or GGUF file of the folder given with --models, or a hub id that was fetched.
    */
   id: string;
   /**
@@ -811,9 +839,29 @@ export interface ModelRow {
    */
   detail: string;
   /**
-   * False where choosing it fetches it.
+   * False where it has to be fetched or converted first.
    */
   ready: boolean;
+  /**
+   * Why it cannot get even a little larger here; null where it can, or where that is not known yet.
+   */
+  sizeWhy?: string | null;
+  /**
+   * Why its window cannot be doubled here; null likewise.
+   */
+  windowWhy?: string | null;
+}
+/**
+ * Make a model ready to be planned with: fetch it, or convert it.
+ *
+ * This interface was referenced by `Wire`'s JSON-Schema
+ * via the `definition` "ModelWish".
+ */
+export interface ModelWish {
+  /**
+   * Id of a model, or of one on the Hugging Face hub (ORG/NAME).
+   */
+  model: string;
 }
 /**
  * What a command did.
@@ -939,6 +987,26 @@ export interface Preview {
   bytesCopied?: 0;
 }
 /**
+ * The adapter at one matrix.
+ *
+ * This interface was referenced by `Wire`'s JSON-Schema
+ * via the `definition` "RankView".
+ */
+export interface RankView {
+  /**
+   * In which block; null outside the blocks.
+   */
+  layer: number | null;
+  /**
+   * Which matrix of it.
+   */
+  matrix: string;
+  /**
+   * Its rank.
+   */
+  rank: number;
+}
+/**
  * Everything of one run that is not in its event stream.
  *
  * This interface was referenced by `Wire`'s JSON-Schema
@@ -960,6 +1028,10 @@ export interface RunDetail {
    * Where the pointer stands.
    */
   current: string | null;
+  /**
+   * Adapters of the newest training, matrix by matrix; empty where none were trained.
+   */
+  ranks: RankView[];
   /**
    * The open gate.
    */

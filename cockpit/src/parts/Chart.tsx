@@ -62,6 +62,7 @@ export function Chart({ x, lines, xName, yName, label, marks = [] }: Props) {
       made.destroy();
       plot.current = null;
     };
+    // eslint-disable-next-line react-hooks/exhaustive-deps -- `shape` is what the drawing is made of; values come by setData
   }, [shape]);
 
   useEffect(() => plot.current?.setData([x, ...lines.map((line) => line.values)] as uPlot.AlignedData), [x, lines]);

@@ -2,22 +2,29 @@
 import { useState } from "react";
 import { Trouble, api, newKey } from "../api";
 import type { Command, RunDetail } from "../generated/wire";
+import type { Order } from "../listening";
 import { useLoaded } from "../live";
 import { useWords } from "../words";
 import { Dialog } from "./Dialog";
+import { Ear } from "./Ear";
 import { Icon } from "./Icon";
 import { TroubleBox } from "./Trouble";
 
+/** What voice commands need of the page; null while they are off. */
+export type VoiceIn = { repeat: (sentence: string) => void; speaking: boolean };
+type Props = { detail: RunDetail; changed: () => void; ear: VoiceIn | null; sentence: string };
 type Ask = (some: Pick<Command, "action"> & Partial<Command>) => Promise<void>;
 
-export function Controls({ detail, changed }: { detail: RunDetail; changed: () => void }) {
+export function Controls({ detail, changed, ear, sentence }: Props) {
   const words = useWords();
   const { t } = words;
   const [open, setOpen] = useState<"rollback" | "abort" | null>(null);
   const [busy, setBusy] = useState(false);
   const [said, setSaid] = useState("");
   const [trouble, setTrouble] = useState<Trouble | null>(null);
+  const [wanted, setWanted] = useState<string | null>(null);
   const earlier = detail.checkpoints.map((one) => one.slug).filter((slug) => detail.current !== null && slug < detail.current);
+  const target = wanted !== null && earlier.includes(wanted) ? wanted : (earlier.at(-1) ?? "");
   const complete = detail.current === detail.plan.phases.at(-1)?.slug;
 
   const ask: Ask = async (some) => {
@@ -34,6 +41,13 @@ export function Controls({ detail, changed }: { detail: RunDetail; changed: () =
       setOpen(null);
       changed();
     }
+  };
+  const obey = (order: Order) => {
+    if (order === "repeat") ear?.repeat(sentence);
+    if (order === "pause" && detail.alive) void ask({ action: "Pause" });
+    if (order === "ask" && earlier.length > 0) setOpen("rollback");
+    if (order === "cancel") setOpen(null);
+    if (order === "rollback" && open === "rollback") void ask({ action: "Rollback", to: target, confirmed: true });
   };
   const told = words.say(said);
   return (
@@ -68,8 +82,9 @@ export function Controls({ detail, changed }: { detail: RunDetail; changed: () =
       <p className="said" role="status" lang={told.language}>
         {busy ? t("working") : told.text}
       </p>
+      {ear && <Ear speaking={ear.speaking} obey={obey} />}
       {trouble && <TroubleBox trouble={trouble} />}
-      {open === "rollback" && <RollbackDialog detail={detail} earlier={earlier} busy={busy} close={() => setOpen(null)} ask={ask} />}
+      {open === "rollback" && <RollbackDialog detail={detail} earlier={earlier} target={target} choose={setWanted} busy={busy} close={() => setOpen(null)} ask={ask} />}
       {open === "abort" && (
         <Dialog
           title={t("abort_title")}
@@ -87,12 +102,11 @@ export function Controls({ detail, changed }: { detail: RunDetail; changed: () =
   );
 }
 
-type RollbackProps = { detail: RunDetail; earlier: string[]; busy: boolean; close: () => void; ask: Ask };
+type RollbackProps = { detail: RunDetail; earlier: string[]; target: string; choose: (slug: string) => void; busy: boolean; close: () => void; ask: Ask };
 
-function RollbackDialog({ detail, earlier, busy, close, ask }: RollbackProps) {
+function RollbackDialog({ detail, earlier, target, choose, busy, close, ask }: RollbackProps) {
   const words = useWords();
   const { t } = words;
-  const [target, setTarget] = useState(earlier.at(-1) ?? "");
   const preview = useLoaded(() => api.preview(detail.id, target), [target]);
   const title = (slug: string) => words.title(detail.plan.phases.find((phase) => phase.slug === slug)?.title ?? slug).text;
   const sentence = words.say(preview.data?.sentence ?? "");
@@ -108,7 +122,7 @@ function RollbackDialog({ detail, earlier, busy, close, ask }: RollbackProps) {
     >
       <label className="field">
         <span>{t("rollback_to")}</span>
-        <select value={target} onChange={(event) => setTarget(event.target.value)}>
+        <select value={target} onChange={(event) => choose(event.target.value)}>
           {earlier.map((slug) => (
             <option key={slug} value={slug}>
               {slug} – {title(slug)}

@@ -2,7 +2,7 @@
 import type { Measurement, RunDetail } from "../generated/wire";
 import { finite } from "../flight";
 import type { Live } from "../live";
-import { useWords } from "../words";
+import { type Words, useWords } from "../words";
 import { Icon } from "./Icon";
 
 type GaugeProps = {
@@ -30,8 +30,22 @@ export function Gauges({ live, detail, base, now }: { live: Live; detail: RunDet
   const resources = live.cockpit?.resourceUsage;
   const perplexity = quality.perplexity;
   const memory = usage?.ram_bytes ?? null;
+  const least = base === null ? null : leastRetention(base, limits.needleShare);
+  const nearest = nearestLimit([
+    { name: t("g_rise"), used: share(rise, limits.shortRegression) },
+    { name: t("g_slope"), used: share(slope, limits.slope) },
+    { name: t("g_accuracy"), used: share(base?.probe && accuracy !== null ? base.probe.accuracy.value - accuracy : null, limits.accuracyDrop) },
+    { name: t("g_retention"), used: least === null || retention === null ? null : share(least.base - retention, least.base - least.limit) },
+  ]);
   return (
     <section className="gauges" aria-label={t("gauges")}>
+      <Gauge
+        name={t("g_red_line")}
+        shown={nearest === null ? t("unknown") : words.percent(nearest.used)}
+        share={nearest === null ? null : clamp(nearest.used / REACH)}
+        limit={{ share: 1 / REACH, shown: nearest === null ? words.percent(1) : `${words.percent(1)} · ${nearest.name}` }}
+        over={nearest !== null && nearest.used > 1}
+      />
       <Gauge name={t("g_quality")} shown={vibe === null ? t("unknown") : words.percent(vibe)} share={vibe} />
       <Gauge
         name={t("g_rise")}
@@ -55,7 +69,13 @@ export function Gauges({ live, detail, base, now }: { live: Live; detail: RunDet
         limit={floor === null ? null : { share: floor, shown: words.percent(floor) }}
         over={accuracy !== null && floor !== null && accuracy < floor}
       />
-      <Gauge name={t("g_retention")} shown={retention === null ? t("unknown") : words.percent(retention)} share={retention} />
+      <Gauge
+        name={t("g_retention")}
+        shown={retention === null ? t("unknown") : words.percent(retention)}
+        share={retention}
+        limit={least === null ? null : { share: least.limit, shown: words.percent(least.limit) }}
+        over={retention !== null && least !== null && retention < least.limit}
+      />
       <Gauge
         name={t("g_memory")}
         shown={memory === null ? t("not_running") : words.bytes(memory)}
@@ -73,6 +93,7 @@ export function Gauges({ live, detail, base, now }: { live: Live; detail: RunDet
         />
       )}
       <Gauge name={t("g_left")} shown={usage?.seconds_left == null ? (detail.alive ? t("unknown") : t("not_running")) : words.seconds(usage.seconds_left)} share={null} />
+      <Gauge name={t("g_gate")} shown={nextGate(detail, words)} share={null} />
     </section>
   );
 }
@@ -95,6 +116,37 @@ function Gauge({ name, shown, share, limit, over }: GaugeProps) {
       <p className="gauge-limit-text">{limit ? `${over ? t("over_limit") : t("limit")} ${limit.shown}` : "\u00a0"}</p>
     </div>
   );
+}
+
+/** A little past the limit is still seen on the bar. */
+const REACH = 1.5;
+
+/** How much of a limit is used; 0 on the good side, null where either is unknown. */
+function share(value: number | null, limit: number): number | null {
+  return value === null || limit <= 0 ? null : Math.max(0, value / limit);
+}
+
+/** The limit of a gate or the breaker that the model is nearest to. */
+function nearestLimit(limits: { name: string; used: number | null }[]): { name: string; used: number } | null {
+  const known = limits.flatMap(({ name, used }) => (used === null ? [] : [{ name, used }]));
+  return known.reduce<{ name: string; used: number } | null>((worst, one) => (worst === null || one.used > worst.used ? one : worst), null);
+}
+
+/** What the base finds in its own window, and the share of it that has to be found in the longest one. */
+function leastRetention(base: Measurement, share: number): { base: number; limit: number } | null {
+  const near = (base.needles ?? []).filter((cell) => cell.length === base.native_length);
+  const asked = near.reduce((sum, cell) => sum + cell.asked, 0);
+  if (asked === 0) return null;
+  const found = near.reduce((sum, cell) => sum + cell.found, 0) / asked;
+  return { base: found, limit: share * found };
+}
+
+/** Which phase asks next: the open gate, or the phase after the current checkpoint. */
+function nextGate(detail: RunDetail, words: Words): string {
+  if (detail.gate) return words.t("gate_open");
+  const { current } = detail;
+  const next = detail.plan.phases.find((phase) => current === null || phase.slug > current);
+  return next ? words.title(next.title).text : "–";
 }
 
 /** Rise of the loss on the same short windows, nats per token. */

@@ -1,6 +1,7 @@
 // Brand, way home, and what a person sets for this browser.
 import { useState } from "react";
 import { api } from "../api";
+import { canListen } from "../ear";
 import { to } from "../route";
 import type { Settings } from "../settings";
 import { LANGUAGES, type Language, useWords } from "../words";
@@ -56,6 +57,7 @@ function SettingsSheet({ settings, change, signedIn, canSpeak }: Props) {
         ))}
       </fieldset>
       <Switch on={settings.voice} flip={(voice) => change({ voice })} name={t("voice")} hint={canSpeak === false ? t("voice_none") : t("voice_hint")} />
+      <Switch on={settings.listen} flip={(listen) => change({ listen })} name={t("listen_on")} hint={t(canListen() ? "listen_hint" : "listen_none")} />
       <Switch on={settings.reader} flip={(reader) => change({ reader })} name={t("reader")} hint={t("reader_hint")} />
       <Switch on={settings.notify} flip={(wanted) => void notify(wanted)} name={t("notify")} hint={t("notify_hint")} />
       {signedIn && <NewLink />}

@@ -1,10 +1,12 @@
 // What the wish would need and what would be done: the command line's own plan, number for number.
-import type { PlanView } from "../generated/wire";
+import { api } from "../api";
+import type { Expected, PlanView, Wish } from "../generated/wire";
+import { useLoaded } from "../live";
 import type { Planned } from "../screens/Wizard";
-import { useWords } from "../words";
+import { type Words, useWords } from "../words";
 import { TroubleBox } from "./Trouble";
 
-export function PlanSide({ planned }: { planned: Planned }) {
+export function PlanSide({ planned, wish }: { planned: Planned; wish: Wish }) {
   const { t } = useWords();
   const { plan, trouble, waiting } = planned;
   return (
@@ -12,12 +14,12 @@ export function PlanSide({ planned }: { planned: Planned }) {
       <h2>{t("plan")}</h2>
       {trouble && <TroubleBox trouble={trouble} />}
       {plan === null && !trouble && <p className="quiet">{t("loading")}</p>}
-      {plan && <Numbers plan={plan} stale={trouble !== null || waiting} />}
+      {plan && <Numbers plan={plan} wish={wish} stale={trouble !== null || waiting} />}
     </aside>
   );
 }
 
-function Numbers({ plan, stale }: { plan: PlanView; stale: boolean }) {
+function Numbers({ plan, wish, stale }: { plan: PlanView; wish: Wish; stale: boolean }) {
   const words = useWords();
   const { t } = words;
   const facts: [string, string][] = [
@@ -28,7 +30,6 @@ function Numbers({ plan, stale }: { plan: PlanView; stale: boolean }) {
     [t("memory_use"), words.bytes(plan.usingBytes)],
     [t("disk"), words.bytes(plan.estimate.diskBytes)],
     [t("tokens"), plan.tokens === null ? "–" : words.compact(plan.tokens)],
-    [t("expected"), t("expected_what")],
   ];
   return (
     <div className={stale ? "stale" : ""}>
@@ -40,6 +41,7 @@ function Numbers({ plan, stale }: { plan: PlanView; stale: boolean }) {
           </div>
         ))}
       </dl>
+      <Foreseen plan={plan} wish={wish} />
       <ol className="phases">
         {plan.phases.map((phase) => {
           const title = words.title(phase.title);
@@ -69,4 +71,31 @@ function Numbers({ plan, stale }: { plan: PlanView; stale: boolean }) {
       </details>
     </div>
   );
+}
+
+/** What past runs like this plan came to; asked for after the plan, which it never holds up. */
+function Foreseen({ plan, wish }: { plan: PlanView; wish: Wish }) {
+  const words = useWords();
+  const { t } = words;
+  // The plan came from this wish or from the one before: the answer is asked for again when the plan is.
+  const { data, trouble } = useLoaded(() => api.expected(wish), [plan]);
+  return (
+    <div className="foreseen">
+      <p>
+        {t("expected")} <b>{data ? band(data, words) : trouble ? t("unknown") : t("loading")}</b>
+      </p>
+      {data && (
+        <p className="quiet" lang="en">
+          {data.basis}
+        </p>
+      )}
+      <p className="quiet">{t("expected_what")}</p>
+    </div>
+  );
+}
+
+function band({ low, middle, high }: Expected, words: Words): string {
+  if (low === null || middle === null || high === null) return words.t("unknown");
+  const said = (value: number) => (value > 0 ? "+" : "") + words.number(value, 3);
+  return words.t("expected_band", { middle: said(middle), low: said(low), high: said(high) });
 }

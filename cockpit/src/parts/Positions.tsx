@@ -50,7 +50,7 @@ export function Positions({ base, now }: { base: Measurement | null; now: Measur
                 <tr key={place}>
                   <th scope="row">{place}</th>
                   {lines.map((one) => (
-                    <td key={one.name}>{one.values[row] == null ? "–" : words.number(one.values[row] as number, 3)}</td>
+                    <td key={one.name}>{one.values[row] == null ? "–" : words.number(one.values[row], 3)}</td>
                   ))}
                 </tr>
               ))}

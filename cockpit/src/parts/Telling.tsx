@@ -7,7 +7,7 @@ import { canSpeak as speechFor, speak } from "../voice";
 import { type Words, useWords } from "../words";
 import { Icon } from "./Icon";
 
-export type Telling = { alerts: Alerts; arrive: (said: Said) => void; dismiss: () => void; canSpeak: boolean | null };
+export type Telling = { alerts: Alerts; arrive: (said: Said) => void; repeat: (sentence: string) => void; dismiss: () => void; speaking: boolean; canSpeak: boolean | null };
 
 const now = () => performance.now();
 
@@ -16,13 +16,14 @@ export function useTelling(settings: Settings, words: Words): Telling {
   const mode = { muted: !settings.voice, reader: settings.reader, canSpeak: speech === true };
   const [alerts, happen] = useReducer(next, quiet(mode));
   const heard = useRef({ words, notify: settings.notify });
-  heard.current = { words, notify: settings.notify };
+  useEffect(() => {
+    heard.current = { words, notify: settings.notify };
+  });
 
   useEffect(() => void speechFor(settings.language).then(setSpeech), [settings.language]);
-  useEffect(
-    () => happen({ kind: "mode", mode, now: now() }),
-    [settings.voice, settings.reader, speech],
-  );
+  useEffect(() => {
+    happen({ kind: "mode", mode: { muted: !settings.voice, reader: settings.reader, canSpeak: speech === true }, now: now() });
+  }, [settings.voice, settings.reader, speech]);
   useEffect(() => {
     const timer = setInterval(() => happen({ kind: "tick", now: now() }), 500);
     return () => clearInterval(timer);
@@ -32,9 +33,21 @@ export function useTelling(settings: Settings, words: Words): Telling {
   const arrive = useCallback((said: Said) => {
     happen({ kind: "arrive", alert: { id: said.seq, level: said.level, sentence: said.sentence }, now: now() });
     const { words, notify } = heard.current;
-    if (notify && document.hidden && said.level !== "info") new Notification("Scaler Wizard", { body: words.say(said.sentence).text });
+    if (notify && document.hidden && said.level !== "info") putNotice(words.say(said.sentence).text);
   }, []);
-  return { alerts, arrive, dismiss: () => happen({ kind: "dismiss", now: now() }), canSpeak: speech };
+  const repeat = useCallback((sentence: string) => {
+    happen({ kind: "arrive", alert: { id: -now(), level: "warn", sentence, aloud: true }, now: now() });
+  }, []);
+  return { alerts, arrive, repeat, dismiss: () => happen({ kind: "dismiss", now: now() }), speaking: alerts.current?.modality === "voice", canSpeak: speech };
+}
+
+/** A notice of the system; a click on it brings this page to the front. */
+function putNotice(body: string): void {
+  const notice = new Notification("Scaler Wizard", { body });
+  notice.onclick = () => {
+    window.focus();
+    notice.close();
+  };
 }
 
 function useSpeech(alerts: Alerts, happen: (happening: Happening) => void, words: Words): void {
@@ -44,6 +57,7 @@ function useSpeech(alerts: Alerts, happen: (happening: Happening) => void, words
     if (!aloud) return;
     const told = words.say(aloud.sentence);
     return speak(words.aloud(told), told.language, aloud.level, () => happen({ kind: "spoken", id: aloud.id, now: now() }));
+    // eslint-disable-next-line react-hooks/exhaustive-deps -- an alert is spoken once, in the words of its moment
   }, [aloud?.id]);
 }
 

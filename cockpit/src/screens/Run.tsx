@@ -4,7 +4,7 @@ import { type Said, sayable } from "../flight";
 import type { Frame, RunDetail } from "../generated/wire";
 import { type Live, useDetail, useStream } from "../live";
 import { Badge } from "../parts/Badge";
-import { Controls } from "../parts/Controls";
+import { Controls, type VoiceIn } from "../parts/Controls";
 import { Changes } from "../parts/Changes";
 import { Fusion } from "../parts/Fusion";
 import { GatePanel } from "../parts/GatePanel";
@@ -15,6 +15,7 @@ import { LossCurve } from "../parts/LossCurve";
 import { Needles } from "../parts/Needles";
 import { Note } from "../parts/Note";
 import { Positions } from "../parts/Positions";
+import { Ranks } from "../parts/Ranks";
 import { Timeline } from "../parts/Timeline";
 import { TroubleBox } from "../parts/Trouble";
 import { Icon } from "../parts/Icon";
@@ -22,7 +23,7 @@ import { api } from "../api";
 import { useWords } from "../words";
 import { Skeleton } from "./Runs";
 
-export function RunScreen({ id, tell }: { id: string; tell: (said: Said) => void }) {
+export function RunScreen({ id, tell, ear }: { id: string; tell: (said: Said) => void; ear: VoiceIn | null }) {
   const heard = useCallback(
     (frame: Frame, caughtUp: boolean) => {
       const said = sayable(frame);
@@ -39,10 +40,10 @@ export function RunScreen({ id, tell }: { id: string; tell: (said: Said) => void
         {detail.trouble ? <TroubleBox trouble={detail.trouble} again={detail.again} /> : <Skeleton />}
       </section>
     );
-  return <Shown live={live} detail={detail.data} changed={detail.again} />;
+  return <Shown live={live} detail={detail.data} changed={detail.again} ear={ear} />;
 }
 
-function Shown({ live, detail, changed }: { live: Live; detail: RunDetail; changed: () => void }) {
+function Shown({ live, detail, changed, ear }: { live: Live; detail: RunDetail; changed: () => void; ear: VoiceIn | null }) {
   const words = useWords();
   const { t } = words;
   const { flight } = live;
@@ -59,13 +60,14 @@ function Shown({ live, detail, changed }: { live: Live; detail: RunDetail; chang
       <Hero live={live} detail={detail} />
       <Timeline plan={detail.plan} detail={detail} flight={flight} />
       {detail.gate && <GatePanel key={detail.gate.id} run={detail.id} gate={detail.gate} until={live.cockpit?.humanContract.nextDecisionPoint ?? null} changed={changed} />}
-      <Controls detail={detail} changed={changed} />
+      <Controls detail={detail} changed={changed} ear={ear} sentence={sentenceOf(live, detail)} />
       <Gauges live={live} detail={detail} base={base} now={now} />
       <div className="charts">
         <LossCurve flight={flight} />
         <Positions base={base} now={now} />
         <Needles measured={now} />
         <GrowthPicture plan={detail.plan} />
+        <Ranks detail={detail} />
       </div>
       <Fusion detail={detail} />
       <Changes detail={detail} />
@@ -83,7 +85,7 @@ function Hero({ live, detail }: { live: Live; detail: RunDetail }) {
   const { t } = words;
   const { flight } = live;
   const status = live.cockpit?.status ?? detail.cockpit.status;
-  const raw = flight.said?.level === "critical" || !detail.gate ? (headline(live, detail) ?? "") : detail.gate.sentence;
+  const raw = sentenceOf(live, detail);
   const sentence = words.say(raw);
   const usage = flight.usage;
   return (
@@ -114,6 +116,11 @@ function Hero({ live, detail }: { live: Live; detail: RunDetail }) {
   );
 }
 
+/** What the first heading says: what is critical, else the open gate's question. */
+function sentenceOf(live: Live, detail: RunDetail): string {
+  return live.flight.said?.level === "critical" || !detail.gate ? (headline(live, detail) ?? "") : detail.gate.sentence;
+}
+
 /** The newest sentence that is about the whole run; the payload's canonical one until something newer was said. */
 function headline(live: Live, detail: RunDetail): string | undefined {
   const said = live.flight.said;
@@ -135,9 +142,14 @@ function Downloads({ detail }: { detail: RunDetail }) {
           <p className="quiet">{t("download_none")}</p>
         )}
         {detail.hasReport && (
-          <a className="button plain" href={api.reportPath(detail.id)} download>
-            <Icon name="down" /> {t("download_report")}
-          </a>
+          <>
+            <a className="button plain" href={api.pagePath(detail.id)} download>
+              <Icon name="down" /> {t("download_page")}
+            </a>
+            <a className="button plain" href={api.reportPath(detail.id)} download>
+              <Icon name="down" /> {t("download_report")}
+            </a>
+          </>
         )}
       </div>
       <p className="quiet">{t("download_what", { phase: detail.current ?? "–" })}</p>

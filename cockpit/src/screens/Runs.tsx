@@ -18,7 +18,7 @@ export function Runs() {
   useEffect(() => {
     const timer = setInterval(again, LOOK_MS);
     return () => clearInterval(timer);
-  }, []);
+  }, [again]);
   const choose = (id: string, on: boolean) => setChosen((now) => (on ? [...now, id].slice(-2) : now.filter((one) => one !== id)));
   return (
     <section className="page">

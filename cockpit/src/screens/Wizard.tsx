@@ -21,6 +21,7 @@ export const FIRST_WISH: Wish = {
   name: null,
   train: null,
   tokens: null,
+  learningRate: null,
   loraRank: null,
   control: true,
   memoryShare: 0.9,
@@ -28,18 +29,18 @@ export const FIRST_WISH: Wish = {
 };
 
 export type Planned = { plan: PlanView | null; trouble: Trouble | null; waiting: boolean };
+type Answered = { to: Wish | null; plan: PlanView | null; trouble: Trouble | null };
 
 /** The plan of a wish, asked for again a moment after each change; the last answer stays meanwhile. */
 function usePlan(wish: Wish): Planned {
-  const [planned, setPlanned] = useState<Planned>({ plan: null, trouble: null, waiting: true });
+  const [answered, setAnswered] = useState<Answered>({ to: null, plan: null, trouble: null });
   useEffect(() => {
     const stop = new AbortController();
-    setPlanned((now) => ({ ...now, waiting: true }));
     const timer = setTimeout(() => {
       api.plan(wish, stop.signal).then(
-        (plan) => setPlanned({ plan, trouble: null, waiting: false }),
+        (plan) => setAnswered({ to: wish, plan, trouble: null }),
         (error: unknown) => {
-          if (error instanceof Trouble) setPlanned((now) => ({ plan: now.plan, trouble: error, waiting: false }));
+          if (error instanceof Trouble) setAnswered((now) => ({ to: wish, plan: now.plan, trouble: error }));
         },
       );
     }, PAUSE_MS);
@@ -48,7 +49,7 @@ function usePlan(wish: Wish): Planned {
       stop.abort();
     };
   }, [wish]);
-  return planned;
+  return { plan: answered.plan, trouble: answered.trouble, waiting: answered.to !== wish };
 }
 
 export function Wizard() {
@@ -77,13 +78,13 @@ export function Wizard() {
       <div className="wizard">
         <div className="wizard-steps">
           {models.trouble && <TroubleBox trouble={models.trouble} again={models.again} />}
-          <ModelStep rows={models.data ?? []} wish={wish} change={change} />
-          <GrowStep wish={wish} plan={planned.plan} change={change} />
+          <ModelStep rows={models.data ?? []} wish={wish} change={change} again={models.again} />
+          <GrowStep wish={wish} plan={planned.plan} model={models.data?.find((row) => row.id === wish.model)} change={change} />
           <DataStep wish={wish} change={change} />
           <ContractStep wish={wish} ready={planned.plan !== null && planned.trouble === null && !planned.waiting} busy={busy} start={start} />
           {trouble && <TroubleBox trouble={trouble} />}
         </div>
-        <PlanSide planned={planned} />
+        <PlanSide planned={planned} wish={wish} />
       </div>
     </section>
   );

@@ -27,6 +27,7 @@ from scaler_wizard.run import Run, list_runs
 from scaler_wizard.server import steer
 from scaler_wizard.server.begin import Shop, contract_view, plan_view, recipe_fields
 from scaler_wizard.server.feed import Feed, Feeds, server_sent, socket_text
+from scaler_wizard.server.foresee import Foresight
 from scaler_wizard.server.glance import detail, difference, fusion, row
 from scaler_wizard.server.guard import COOKIE, SESSION_SECONDS, Guard, Keys
 from scaler_wizard.server.pack import tar_stream
@@ -38,10 +39,12 @@ from scaler_wizard.server.wire import (
     Command,
     ContractView,
     Difference,
+    Expected,
     Feedback,
     FusionView,
     Link,
     ModelRow,
+    ModelWish,
     Outcome,
     PlanView,
     Preview,
@@ -89,13 +92,30 @@ class Unknown(ScalerError):
 
 
 def make_app(
-    runs: Path, *, keys: Keys, hosts: tuple[str, ...], secure: bool = False, models: Path | None = None
+    runs: Path,
+    *,
+    keys: Keys,
+    hosts: tuple[str, ...],
+    secure: bool = False,
+    models: Path | None = None,
+    feeds: Feeds | None = None,
 ) -> ASGIApp:
-    """The whole application behind its guard; `hosts` are the names with ports that it answers to."""
-    return Guard(routes(runs, keys=keys, secure=secure, models=models), keys=keys, hosts=hosts, secure=secure)
+    """The whole application behind its guard; `hosts` are the names with ports that it answers to.
+
+    `feeds` are from `make_feeds`, where the caller wants to end the event streams.
+    """
+    inner = routes(runs, keys=keys, secure=secure, models=models, feeds=feeds)
+    return Guard(inner, keys=keys, hosts=hosts, secure=secure)
 
 
-def routes(runs: Path, *, keys: Keys, secure: bool = False, models: Path | None = None) -> FastAPI:
+def make_feeds() -> Feeds:
+    """The event streams of a server."""
+    return Feeds(_snapshot)
+
+
+def routes(
+    runs: Path, *, keys: Keys, secure: bool = False, models: Path | None = None, feeds: Feeds | None = None
+) -> FastAPI:
     """The application without its guard."""
     app = FastAPI(
         title="Scaler Wizard",
@@ -108,9 +128,9 @@ def routes(runs: Path, *, keys: Keys, secure: bool = False, models: Path | None 
     app.add_exception_handler(ScalerError, _trouble)
     app.add_exception_handler(RequestValidationError, _misfit)
     _add_session(app, keys, secure=secure)
-    _add_wizard(app, Shop(runs, Uploads(runs / ".uploads"), models))
+    _add_wizard(app, Shop(runs, Uploads(runs / ".uploads"), models), Foresight(runs))
     _add_runs(app, Place(runs))
-    _add_streams(app, Place(runs), Feeds(_snapshot))
+    _add_streams(app, Place(runs), feeds or make_feeds())
     _add_pages(app, load_pages())
     return app
 
@@ -166,10 +186,18 @@ def _add_session(app: FastAPI, keys: Keys, *, secure: bool) -> None:
 # -- the wizard ------------------------------------------------------------------------------------------------------
 
 
-def _add_wizard(app: FastAPI, shop: Shop) -> None:
+def _add_wizard(app: FastAPI, shop: Shop, foresight: Foresight) -> None:
     @app.get("/api/models", response_model=list[ModelRow])
     def list_models() -> Response:
         return _json(shop.model_rows())
+
+    @app.post("/api/models", response_model=ModelRow)
+    def prepare_model(ask: ModelWish) -> Response:
+        return _json(shop.prepare(ask.model))
+
+    @app.post("/api/expected", response_model=Expected)
+    def foresee(wish: Wish) -> Response:
+        return _json(foresight.of(shop.plan(wish)))
 
     @app.post("/api/plan", response_model=PlanView)
     def make_plan_for(wish: Wish) -> Response:
@@ -261,6 +289,15 @@ def _add_runs(app: FastAPI, place: Place) -> None:
                 raise ScalerError(f"{run.id}: the report is not written yet", "it is written in the last phase")
             return _download(run.report, f"{run.id}-report")
 
+    @app.get("/api/runs/{run_id}/report.html", response_class=HTMLResponse)
+    def download_page(run_id: str) -> Response:
+        with place.open(run_id) as (run, _):
+            page = run.report / "report.html"
+            if not page.is_file():
+                raise ScalerError(f"{run.id}: the report is not written yet", "it is written in the last phase")
+            headers = {"content-disposition": f'attachment; filename="{run.id}.html"'}
+            return Response(page.read_bytes(), media_type="text/html; charset=utf-8", headers=headers)
+
     @app.get("/metrics", response_class=PlainTextResponse)
     def metrics() -> Response:
         return Response(exposition(place.runs), media_type=KIND)
@@ -283,8 +320,8 @@ def _add_streams(app: FastAPI, place: Place, feeds: Feeds) -> None:
 
         async def stream() -> AsyncIterator[str]:
             yield "retry: 500\n\n"
-            async for item in feed.follow(begin):
-                yield server_sent(item)
+            async for items in feed.follow(begin):
+                yield "".join(map(server_sent, items))
 
         return StreamingResponse(stream(), media_type="text/event-stream")
 
@@ -305,9 +342,10 @@ def _add_streams(app: FastAPI, place: Place, feeds: Feeds) -> None:
 
 
 async def _tell(connection: WebSocket, feed: Feed, after: int) -> None:
-    async for item in feed.follow(after):
+    async for items in feed.follow(after):
         try:
-            await connection.send_text(socket_text(item))
+            for item in items:
+                await connection.send_text(socket_text(item))
         except WebSocketDisconnect:
             return
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -16,9 +16,10 @@ from scaler_wizard.architecture import Blueprint, read_architecture
 from scaler_wizard.contract import VERSION, Contract, sign, text_hash
 from scaler_wizard.errors import ScalerError
 from scaler_wizard.experience import error_note
+from scaler_wizard.fetch import cache_folder
 from scaler_wizard.grow import grown
 from scaler_wizard.hardware import Hardware, detect
-from scaler_wizard.models import resolve
+from scaler_wizard.models import Source, from_hub, resolve, smollm2_folder
 from scaler_wizard.parents import BASE, GROWN
 from scaler_wizard.phases import Estimate, Grow, Plan, Train
 from scaler_wizard.plan import make_plan, to_yaml
@@ -38,6 +39,11 @@ from scaler_wizard.server.wire import (
     Wish,
 )
 from scaler_wizard.wishes import understand
+from scaler_wizard.wording import size
+
+OWN = ("embedded", "smollm2")
+LITTLE = "1.1x"
+HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}")
 
 
 @dataclass(frozen=True)
@@ -47,30 +53,70 @@ class Shop:
     runs: Path
     uploads: Uploads
     models: Path | None
+    _ready: dict[str, Source] = field(default_factory=dict)
+    """Models that were resolved: a large file is hashed, converted or fetched once."""
+    _rows: dict[str, ModelRow] = field(default_factory=dict)
+    """Their rows, since each takes two plans."""
 
     def model_rows(self) -> list[ModelRow]:
-        """The models of this server."""
-        rows = [_row("embedded", "embedded", resolve("embedded").folder)]
-        smollm2 = ModelRow(
-            id="smollm2", name="SmolLM2-135M-Instruct", detail="134.5M parameters; fetched at first use", ready=False
-        )
-        return [*rows, smollm2, *(_row(name, name, path) for name, path in self._folders().items())]
+        """The models of this server, and those that were fetched from the hub."""
+        fetched = [name for name in self._ready if HUB_ID.fullmatch(name)]
+        return [self._row(name) for name in (*OWN, *self._found(), *fetched)]
 
-    def _folders(self) -> dict[str, Path]:
+    def _row(self, name: str) -> ModelRow:
+        if name == "smollm2" and not smollm2_folder(cache_folder()).is_dir():
+            return ModelRow(id=name, name=name, detail="SmolLM2-135M-Instruct, 134.5M parameters", ready=False)
+        if name not in self._ready and name.endswith(".gguf"):
+            return ModelRow(id=name, name=name, detail="GGUF", ready=False)
+        try:
+            return self._known(name)
+        except ScalerError as error:
+            return ModelRow(id=name, name=name, detail=error.wrong, ready=False)
+
+    def _known(self, name: str) -> ModelRow:
+        if name not in self._rows:
+            row = _row(name, self.source(name))
+            why = {"size_why": self._why(name, parameters=LITTLE), "window_why": self._why(name, context="2x")}
+            self._rows[name] = row.model_copy(update=why)
+        return self._rows[name]
+
+    def _why(self, name: str, **growth: str) -> str | None:
+        """Why the smallest wish of a kind cannot be planned; training is left out, since that can be given up."""
+        try:
+            self.plan(Wish(model=name, train="nothing", **growth))
+        except ScalerError as error:
+            return error.wrong
+        return None
+
+    def _found(self) -> dict[str, Path]:
         if self.models is None:
             return {}
-        found = (path for path in sorted(self.models.iterdir()) if (path / "config.json").is_file())
-        return {path.name: path for path in found if re.fullmatch(r"[\w][\w.-]{0,99}", path.name)}
+        found = [path for path in sorted(self.models.iterdir()) if re.fullmatch(r"[\w][\w.-]{0,99}", path.name)]
+        return {path.name: path for path in found if path.suffix == ".gguf" or (path / "config.json").is_file()}
 
     def model(self, name: str) -> str:
         """What a recipe calls the model with this id."""
-        if name in ("embedded", "smollm2"):
+        if name in OWN or (name in self._ready and HUB_ID.fullmatch(name)):
             return name
-        found = self._folders().get(name)
+        if HUB_ID.fullmatch(name):  # never looked up as a folder, and never fetched by the way
+            raise ScalerError(f"{name!r}: no such model here yet", "fetch it from the hub first")
+        found = self._found().get(name)
         if found is None:
-            known = ", ".join(["embedded", "smollm2", *self._folders()])
-            raise ScalerError(f"{name!r}: no such model here", f"choose one of {known}")
+            known = ", ".join([*OWN, *self._found()])
+            raise ScalerError(f"{name!r}: no such model here", f"choose one of {known}, or a hub id like ORG/NAME")
         return str(found.resolve())
+
+    def source(self, name: str) -> Source:
+        """The model with this id, converted where it has to be."""
+        if name not in self._ready:
+            self._ready[name] = resolve(self.model(name))
+        return self._ready[name]
+
+    def prepare(self, name: str) -> ModelRow:
+        """Fetch or convert a model. Raises ScalerError where that cannot be done."""
+        if HUB_ID.fullmatch(name) and name not in self._ready:
+            self._ready[name] = from_hub(name)
+        return self._known(name)
 
     def recipe(self, wish: Wish) -> Recipe:
         """The recipe of a wish."""
@@ -99,8 +145,7 @@ class Shop:
 
     def plan(self, wish: Wish) -> Plan:
         """The same plan that the command line makes."""
-        recipe = self.recipe(wish)
-        source = resolve(recipe.model)
+        recipe, source = self.recipe(wish), self.source(wish.model)
         return make_plan(recipe, source, read_architecture(source.folder), detect(self.runs))
 
     def advise(self, said: Said) -> Advised:
@@ -130,14 +175,10 @@ class Shop:
         return run
 
 
-def _row(name: str, shown: str, folder: Path) -> ModelRow:
-    try:
-        found = read_architecture(folder)
-    except ScalerError as error:
-        return ModelRow(id=name, name=shown, detail=error.wrong, ready=False)
-    millions = found.parameters / 1e6
-    detail = f"{millions:.3g}M parameters, window {found.native_context}, {found.family}"
-    return ModelRow(id=name, name=shown, detail=detail, ready=True)
+def _row(name: str, source: Source) -> ModelRow:
+    found = read_architecture(source.folder)
+    detail = f"{size(found.parameters)} parameters, window {found.native_context}, {found.family}"
+    return ModelRow(id=name, name=source.name, detail=detail, ready=True)
 
 
 MORE = ("allow", "breaker", "gate", "heal", "limits", "measure", "merge", "seed")
@@ -148,7 +189,7 @@ def recipe_fields(wish: Wish) -> dict[str, Any]:
     """What a person would write into a recipe file; what was left out stays out."""
     if unknown := wish.more.keys() - MORE:
         raise ScalerError(f"more: {', '.join(sorted(unknown))}: not to be set here", f"known: {', '.join(MORE)}")
-    own = {"train": wish.train, "tokens": wish.tokens, "lora_rank": wish.lora_rank}
+    own = {"train": wish.train, "tokens": wish.tokens, "lora_rank": wish.lora_rank, "learning_rate": wish.learning_rate}
     heal = _group(wish, "heal") | {key: value for key, value in own.items() if value is not None}
     if not wish.control:
         heal["control"] = False
@@ -176,6 +217,7 @@ def wish_of(said: Said, fields: Mapping[str, Any]) -> Wish:
     own = {
         "train": "nothing" if heal is False else trains.pop("train", None),
         "tokens": None if "tokens" not in trains else str(trains.pop("tokens")),
+        "learning_rate": trains.pop("learning_rate", None),
         "lora_rank": trains.pop("lora_rank", None),
         "control": trains.pop("control", True),
     }

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import sqlite3
 import time
 from collections import deque
 from collections.abc import AsyncIterator, Callable
+from itertools import takewhile
 from pathlib import Path
 
 from scaler_wizard.record import to_json
@@ -20,8 +22,10 @@ LOOK_SECONDS = 0.04
 SNAPSHOT_SECONDS = 1.0
 HEARTBEAT_SECONDS = 10.0
 KEPT = 4096
+GATHER_SECONDS = 0.1
 FREQUENT = {"step", "usage", "evaluated"}
-"""Kinds that come many times a second; the snapshot waits for its turn. Any other kind has it made at once."""
+"""Kinds that come many times a second: they are gathered a moment, and the snapshot waits for its turn. Any other kind
+is passed on, and has a snapshot made, at once."""
 AT_ONCE = 500
 
 Item = tuple[int | None, str]
@@ -40,37 +44,46 @@ class Feed:
         self._turn = 0
         self._task: asyncio.Task[None] | None = None
         self._listeners = 0
+        self._ended = False
 
-    async def follow(self, after: int) -> AsyncIterator[Item]:
-        """Everything after a sequence number, then what comes; a heartbeat is an empty text."""
+    def end(self) -> None:
+        """Let every listener go: the server stops."""
+        self._ended = True
+        self._wake()
+
+    async def follow(self, after: int) -> AsyncIterator[list[Item]]:
+        """Everything after a sequence number, then what comes, some at a time; a heartbeat is an empty text."""
         self._listeners += 1
         if self._task is None:
             self._task = asyncio.create_task(self._read())
         try:
-            turn = -1
-            while True:
+            turn, spoke = -1, True
+            while not self._ended:
                 changed = self._changed
-                while found := await asyncio.to_thread(self._since, after):
-                    for seq, text in found:
-                        after = seq
-                        yield seq, text
+                if not spoke:
+                    yield [(None, "")]
+                spoke = False
+                while found := await self._since(after):
+                    after, spoke = found[-1][0], True
+                    yield list(found)
                 if turn != self._turn and self._shown:
-                    turn = self._turn
-                    yield None, self._shown
-                try:
-                    await asyncio.wait_for(changed.wait(), HEARTBEAT_SECONDS)
-                except TimeoutError:
-                    yield None, ""
+                    turn, spoke = self._turn, True
+                    yield [(None, self._shown)]
+                await changed.wait()
         finally:
             self._listeners -= 1
             if self._listeners == 0 and self._task is not None:
                 self._task.cancel()
                 self._task = None
 
-    def _since(self, after: int) -> list[tuple[int, str]]:
-        kept = list(self._frames)
-        if kept and kept[0][0] <= after + 1:
-            return [frame for frame in kept if frame[0] > after]
+    async def _since(self, after: int) -> list[tuple[int, str]]:
+        """From memory, which is where all but newcomers stand; from the journal what is older."""
+        frames = self._frames
+        if frames and frames[0][0] <= after + 1:
+            return list(reversed(list(takewhile(lambda frame: frame[0] > after, reversed(frames)))))
+        return await asyncio.to_thread(self._stored, after)
+
+    def _stored(self, after: int) -> list[tuple[int, str]]:
         database = _open(self._file)
         try:
             return [(row[0], _frame(row)) for row in database.execute(_QUERY, (after, KEPT))]
@@ -80,7 +93,8 @@ class Feed:
     async def _read(self) -> None:
         """Look at the journal's version often; read only when it has changed."""
         database = _open(self._file)
-        version, urgent, looked = -1, True, 0.0
+        version, urgent, looked, told = -1, True, 0.0, 0.0
+        waiting: set[str] = set()
         self._newest = int(database.execute("SELECT coalesce(max(seq), 0) FROM events").fetchone()[0])
         self._frames.clear()
         try:
@@ -89,14 +103,18 @@ class Feed:
                 found = int(database.execute("PRAGMA data_version").fetchone()[0])
                 if found != version:
                     version = found
-                    kinds = self._take(database)
-                    if kinds:
-                        self._wake()
-                    urgent = urgent or not kinds <= FREQUENT
+                    waiting |= self._take(database)
+                if waiting and (now - told >= GATHER_SECONDS or not waiting <= FREQUENT):
+                    urgent, told = urgent or not waiting <= FREQUENT, now
+                    waiting = set()
+                    self._wake()
+                elif now - told >= HEARTBEAT_SECONDS:
+                    told = now
+                    self._wake()
                 if urgent or now - looked >= SNAPSHOT_SECONDS:
                     urgent, looked = False, now
                     shown = await asyncio.to_thread(self._snapshot)
-                    if shown != self._shown:
+                    if _lasting(shown) != _lasting(self._shown):
                         self._shown, self._turn = shown, self._turn + 1
                         self._wake()
                 await asyncio.sleep(LOOK_SECONDS)
@@ -104,11 +122,12 @@ class Feed:
             database.close()
 
     def _take(self, database: sqlite3.Connection) -> set[str]:
-        rows = database.execute(_QUERY, (self._newest, AT_ONCE)).fetchall()
-        for row in rows:
-            self._frames.append((row[0], _frame(row)))
-            self._newest = row[0]
-        return {row[3] for row in rows}
+        kinds: set[str] = set()
+        while rows := database.execute(_QUERY, (self._newest, AT_ONCE)).fetchall():
+            self._frames.extend((row[0], _frame(row)) for row in rows)
+            self._newest = rows[-1][0]
+            kinds |= {row[3] for row in rows}
+        return kinds
 
     def _wake(self) -> None:
         self._changed.set()
@@ -126,12 +145,23 @@ class Feeds:
         """The feed of a run folder."""
         return self._feeds.setdefault(folder, Feed(folder, lambda: self._snapshot(folder)))
 
+    def end(self) -> None:
+        """Let every listener of every run go."""
+        for feed in self._feeds.values():
+            feed.end()
 
+
+_MOMENT = re.compile(r'"timestamp":"[^"]*"')
 _QUERY = "SELECT seq, time, phase, kind, data FROM events WHERE seq > ? ORDER BY seq LIMIT ?"
 
 
 def _open(file: Path) -> sqlite3.Connection:
     return sqlite3.connect(f"{file.as_uri()}?mode=ro", uri=True, timeout=5, check_same_thread=False)
+
+
+def _lasting(snapshot: str) -> str:
+    """A snapshot without the moment that it was taken in."""
+    return _MOMENT.sub("", snapshot, count=1)
 
 
 def _frame(row: tuple[int, float, str | None, str, str]) -> str:

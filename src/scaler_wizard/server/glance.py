@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 from scaler_wizard.contract import read_signed
 from scaler_wizard.errors import ScalerError
@@ -24,6 +25,7 @@ from scaler_wizard.server.wire import (
     FusionView,
     GateView,
     LimitsView,
+    RankView,
     RunDetail,
     RunRow,
     Shift,
@@ -81,6 +83,7 @@ def detail(run: Run, plan: Plan) -> RunDetail:
         ),
         checkpoints=tuple(_checkpoint(found) for found in run.committed()),
         current=run.current,
+        ranks=_ranks(run),
         gate=_gate(standing_gate(run, plan)),
         undo=undo_target(run),
         alive=alive(run),
@@ -97,6 +100,19 @@ def _checkpoint(found: Row) -> CheckpointView:
         sentence=found.data.get("sentence", ""),
         measurement=measurement_of(found.data.get("measurement")),
     )
+
+
+def _ranks(run: Run) -> tuple[RankView, ...]:
+    """Of the newest gate that a training opened."""
+    trained = [row.data["evidence"].get("training") for row in run.journal.events(kinds=("gate",))]
+    newest: dict[str, Any] = next((one for one in reversed(trained) if one), {})
+    return tuple(_rank(name, rank) for name, rank in newest.get("ranks", {}).items())
+
+
+def _rank(name: str, rank: int) -> RankView:
+    """`model.layers.3.self_attn.q_proj` is q_proj of block 3."""
+    layer = next((int(part) for part in name.split(".") if part.isdigit()), None)
+    return RankView(layer=layer, matrix=name.rpartition(".")[2], rank=rank)
 
 
 def _gate(found: Row | None) -> GateView | None:

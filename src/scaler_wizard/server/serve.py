@@ -13,7 +13,8 @@ from pathlib import Path
 import uvicorn
 
 from scaler_wizard.errors import ScalerError
-from scaler_wizard.server.app import make_app
+from scaler_wizard.server.app import make_app, make_feeds
+from scaler_wizard.server.feed import Feeds
 from scaler_wizard.server.guard import Keys
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
@@ -75,7 +76,8 @@ def serve(
     """Serve until interrupted; runs go on without it. Raises ScalerError for an unsafe address."""
     address.check()
     keys = Keys(program_token)
-    app = make_app(runs, keys=keys, hosts=address.hosts(), secure=address.secure, models=models)
+    feeds = make_feeds()
+    app = make_app(runs, keys=keys, hosts=address.hosts(), secure=address.secure, models=models, feeds=feeds)
     listening = _bind(address)
     say(f"The cockpit, for one browser, once:\n\n    {address.url()}/#token={keys.link()}\n")
     say(f"For programs: Authorization: Bearer {keys.program_token}" if program_token is None else "")
@@ -94,7 +96,20 @@ def serve(
         timeout_graceful_shutdown=1,
         ws_max_size=4096,
     )
-    uvicorn.Server(config).run(sockets=[listening])
+    Server(config, feeds).run(sockets=[listening])
+
+
+class Server(uvicorn.Server):
+    """Ends the event streams before it waits for what is under way: they would never end by themselves."""
+
+    def __init__(self, config: uvicorn.Config, feeds: Feeds) -> None:
+        super().__init__(config)
+        self._feeds = feeds
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Stop in good order."""
+        self._feeds.end()
+        await super().shutdown(sockets)
 
 
 def _bind(address: Address) -> socket.socket:

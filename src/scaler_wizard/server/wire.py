@@ -129,6 +129,19 @@ class PlanView(Payload):
     """The recipe as YAML, for `scaler run`."""
 
 
+class Expected(Payload):
+    """What past runs say of a wish's quality; unknown is null."""
+
+    low: float | None
+    """Change of the loss on short text, nats per token: the better end of the band that holds four of five runs."""
+    middle: float | None
+    """The median."""
+    high: float | None
+    """The worse end."""
+    basis: str
+    """By how many runs, or why it is not known."""
+
+
 class CheckpointView(Payload):
     """A phase that passed its gate."""
 
@@ -172,6 +185,17 @@ class GateView(Payload):
     """What was measured on the staged model."""
 
 
+class RankView(Payload):
+    """The adapter at one matrix."""
+
+    layer: int | None
+    """In which block; null outside the blocks."""
+    matrix: str
+    """Which matrix of it."""
+    rank: int
+    """Its rank."""
+
+
 class LimitsView(Payload):
     """What a gate, the breaker and the supervisor hold the run to."""
 
@@ -202,6 +226,8 @@ class RunDetail(Payload):
     """What passed, in order."""
     current: str | None
     """Where the pointer stands."""
+    ranks: tuple[RankView, ...]
+    """Adapters of the newest training, matrix by matrix; empty where none were trained."""
     gate: GateView | None
     """The open gate."""
     undo: str | None
@@ -287,19 +313,30 @@ class ModelRow(Payload):
     """A model that can be grown; chosen by its id."""
 
     id: str
-    """What the recipe calls it: `embedded`, `smollm2`, or one of the folder given with --models."""
+    """`embedded`, `smollm2`, a folder or GGUF file of the folder given with --models, or a hub id that was fetched."""
     name: str
     """For a person."""
     detail: str
     """Size and window, or what has to happen first."""
     ready: bool
-    """False where choosing it fetches it."""
+    """False where it has to be fetched or converted first."""
+    size_why: str | None = None
+    """Why it cannot get even a little larger here; null where it can, or where that is not known yet."""
+    window_why: str | None = None
+    """Why its window cannot be doubled here; null likewise."""
+
+
+class ModelWish(Payload):
+    """Make a model ready to be planned with: fetch it, or convert it."""
+
+    model: Annotated[str, Field(min_length=1, max_length=200)]
+    """Id of a model, or of one on the Hugging Face hub (ORG/NAME)."""
 
 
 class Wish(Payload):
     """What the wizard asks a plan for."""
 
-    model: Annotated[str, Field(min_length=1, max_length=100)]
+    model: Annotated[str, Field(min_length=1, max_length=200)]
     """Id of a model."""
     parameters: Annotated[str, Field(max_length=20)] | None = None
     """"1.5x", "200M"; null keeps the size."""
@@ -313,6 +350,8 @@ class Wish(Payload):
     """What learns; null lets the plan choose."""
     tokens: Annotated[str, Field(max_length=20)] | None = None
     """Tokens to learn from."""
+    learning_rate: Annotated[float, Field(gt=0, le=100)] | None = None
+    """Peak learning rate; null lets the plan choose."""
     lora_rank: Annotated[int, Field(ge=1, le=1024)] | None = None
     """Rank of the adapters, where adapters are trained."""
     control: bool = True
@@ -328,7 +367,7 @@ class Said(Payload):
 
     text: Annotated[str, Field(max_length=500)]
     """The words; en, pt, es, fr, de or zh."""
-    model: Annotated[str, Field(min_length=1, max_length=100)]
+    model: Annotated[str, Field(min_length=1, max_length=200)]
     """Id of a model."""
     choose: Annotated[str | None, Field(max_length=60)] = None
     """A recipe, in answer to the question."""
