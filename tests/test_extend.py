@@ -152,5 +152,7 @@ def test_dynamic_scaling_carries_its_caution_to_the_gate(tmp_path: Path) -> None
 
 def test_a_search_of_a_large_model_looks_at_short_windows_with_skipped_positions_first(tmp_path: Path) -> None:
     make(tmp_path, vocab_size=300_000, hidden_size=96, head_dim=24, max_position_embeddings=2048)
+    (left_out,) = stretches(plan(tmp_path, context="2x"))
+    assert left_out.search is None and left_out.method == "yarn"
     (asked,) = stretches(plan(tmp_path, context="2x", extend={"search": True}))
     assert asked.search is not None and asked.search.window == 1536 < asked.length and asked.search.finalists == 2

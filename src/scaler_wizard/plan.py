@@ -325,7 +325,7 @@ def extend_settings(setting: Setting, rung: int) -> Extend:
     wish, small = setting.recipe.extend, setting.small
     if wish.method is not None and wish.method not in METHODS:
         raise ScalerError(f"extend.method: {wish.method}: no such method", f"known: {', '.join(METHODS)}")
-    if not (wish.method is None if wish.search is None else wish.search):
+    if not (small and wish.method is None if wish.search is None else wish.search):
         return Extend(length=rung, method=wish.method or default_method(setting.base), stop=wish.stop)
     search = Search(
         evaluations=wish.evaluations or 30,

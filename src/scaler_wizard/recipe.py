@@ -180,10 +180,10 @@ class Stretch(Record):
     """How the window grows."""
 
     method: str | None = None
-    """How the rotary frequencies change: yarn, llama3, ntk, linear, dynamic or searched; left out, a search decides."""
+    """How the rotary frequencies change: yarn, llama3, ntk, linear, dynamic or searched; yarn where left out."""
     search: bool | None = None
-    """Look for better settings on calibration text, at every rung; left out: yes, unless a method is named. Without a
-    search and a method it is yarn."""
+    """Look for better settings on calibration text, at every rung; left out: for models below 20M parameters, unless a
+    method is named."""
     minutes: Annotated[float, Field(gt=0)] | None = None
     """Longest search at each rung; chosen by the plan where left out."""
     evaluations: Annotated[int, Field(ge=1, le=1000)] | None = None

@@ -23,7 +23,8 @@ from scaler_wizard.record import Record
 
 RANDOM_SHARE = 1 / 6
 """Part of the evaluations after the grid that looks everywhere."""
-LOWEST = (math.log(1.5), math.log(0.1), 0.9)
+LOWEST = (math.log(1.5), math.log(0.1), 1.0)
+"""Below a temperature of 1 only short windows gain: at the true length it was worst (docs/log.md)."""
 ALIKE = np.array([1.2, 0.8, 0.12])
 """How far apart, in each of the three numbers, points have like scores."""
 STEP = ALIKE / 3
@@ -217,7 +218,7 @@ def _promising(trials: Sequence[Trial], factor: float, rng: np.random.Generator)
 
 
 def _anywhere(factor: float, rng: np.random.Generator) -> Point:
-    low = np.array([math.log(2), math.log(0.2), 0.95])
+    low = np.array([math.log(2), math.log(0.2), 1.0])
     high = np.array([math.log(48), math.log(4), 1 + 2 * (yarn_scale(factor) - 1)])
     return _inside(rng.uniform(low, high), factor)
 
