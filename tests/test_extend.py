@@ -93,6 +93,7 @@ def test_a_target_above_what_was_seen_to_work_untrained_is_said_with_numbers() -
     made = plan(context="32x", extend={"method": "yarn"})
     assert any("32x is above the 8x" in note and "1024 tokens" in note for note in made.notes)
     assert not any("is above the" in note for note in plan(context="4x", extend={"method": "yarn"}).notes)
+    assert any(note.startswith("searched: 32x is above") for note in plan(context="32x").notes)
 
 
 def test_a_search_is_in_the_time_of_its_phase_and_never_above_its_minutes() -> None:

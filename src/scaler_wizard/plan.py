@@ -197,7 +197,7 @@ def _notes(setting: Setting, target: int, operators: tuple[Operator, ...]) -> It
         yield "heal.control: false: nobody will know whether simply training the base would have done as well"
     if UNASKED_WINDOW < target == setting.native:
         yield f"the window stays at {tokens(target)} and is measured out to {tokens(UNASKED_WINDOW)} only"
-    method = setting.recipe.extend.method or default_method(setting.base)
+    method = "searched" if searches(setting) else setting.recipe.extend.method or default_method(setting.base)
     if target > setting.native and method in METHODS:
         yield from cautions(setting.base, target, method)
     if target > setting.native:
@@ -320,12 +320,18 @@ def _rung_spec(spec: MeasureSpec, rung: int, *, last: bool) -> MeasureSpec:
     return spec.model_copy(update=changes | {"probe_items": 0})
 
 
+def searches(setting: Setting) -> bool:
+    """Whether rungs look for their rotary settings: as wished, else where a model is small and no method is named."""
+    wish = setting.recipe.extend
+    return setting.small and wish.method is None if wish.search is None else wish.search
+
+
 def extend_settings(setting: Setting, rung: int) -> Extend:
     """The method that was named, or a search: over whole windows for small models, else skipped positions first."""
     wish, small = setting.recipe.extend, setting.small
     if wish.method is not None and wish.method not in METHODS:
         raise ScalerError(f"extend.method: {wish.method}: no such method", f"known: {', '.join(METHODS)}")
-    if not (small and wish.method is None if wish.search is None else wish.search):
+    if not searches(setting):
         return Extend(length=rung, method=wish.method or default_method(setting.base), stop=wish.stop)
     search = Search(
         evaluations=wish.evaluations or 30,
