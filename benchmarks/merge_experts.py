@@ -54,6 +54,10 @@ METHOD_SETTINGS: dict[str, tuple[dict[str, float], dict[str, float]]] = {
     "iso_c": ({}, {}),
 }
 """Settings of each model, and of the method."""
+FUSED = ("knots", "wudi")
+"""Made of the adapters, not of whole matrices; what is searched is how much of the fused adapter is added."""
+START = {"ties": 1.0, "dare_ties": 0.7, "della": 0.7, "breadcrumbs_ties": 0.7}
+"""Weight that the search begins at, where it is not 0.6; a mean's weights begin equal."""
 UNSEARCHED = ("averaging", "model_stock", "sce", "tsv", "iso_c")
 """Plain averaging as it is; two without weights; two that need minutes of singular values for each try."""
 WEIGHTLESS = ("model_stock", "sce", "tsv", "iso_c")
@@ -78,18 +82,21 @@ def main() -> int:
     cut: dict[str, Any] = {"length": length}
     calibration = domain_windows(texts, tokenizer, "calibration", count=options.windows, **cut)
     heldout = domain_windows(texts, tokenizer, "heldout", count=4 * options.windows, **cut)
-    ready = prepare(_method("task_arithmetic", base, adapters, 1.0))
+    ready = prepare(_method("task_arithmetic", base, adapters, [1.0] * 3))
     fast = {"dtype": best_dtype()[0]}
     asked = {"calibration": Exam(calibration, tokenizer), "heldout": Exam(heldout, tokenizer)}
-    choose, final = (_bench(ready, exam, options.work / f"{part}.npz", **fast) for part, exam in asked.items())
+    choose, final = (
+        _bench(ready, exam, options.work / f"{part}-{options.windows}.npz", **fast) for part, exam in asked.items()
+    )
     for name in texts:
         held = {key.rpartition("/")[2]: found.losses[name].mean() for key, found in final.parents.items()}
         print(f"{name}: {', '.join(f'{key} {loss:.3f}' for key, loss in held.items())}", flush=True)
     print(f"\n| method | tries | {' | '.join(texts)} | worst | weights |\n|---|---|{'---|' * len(texts)}---|---|")
-    for name in options.only or ("averaging", *METHOD_SETTINGS, "knots"):
-        chosen = adapters if name != "knots" else _fused(adapters, options.work)
-        method = {"averaging": "linear", "knots": "task_arithmetic"}.get(name, name)
-        _row(name, method, base, chosen, choose, final, tries=1 if name in UNSEARCHED else options.tries)
+    for name in options.only or ("averaging", *METHOD_SETTINGS, *FUSED):
+        chosen = _fused(name, adapters, options.work) if name in FUSED else adapters
+        method = "task_arithmetic" if name in FUSED else "linear" if name == "averaging" else name
+        first = _method(method, base, chosen, _begin(name, options))
+        _row(name, first, choose, final, tries=1 if name in UNSEARCHED else options.tries)
     print(f"\n{time.process_time() - begun:.0f} CPU seconds in all")
     return 0
 
@@ -106,6 +113,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--windows", type=int, default=16)
     parser.add_argument("--tries", type=int, default=24)
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--begin", type=float, nargs=3, help="weights that every search begins at")
     parser.add_argument("--only", nargs="*", help="methods, `averaging` and `knots` among them")
     return parser.parse_args()
 
@@ -173,25 +181,31 @@ def _expert(base: Path, text: str, folder: Path, length: int, options: argparse.
     return folder
 
 
-def _method(name: str, base: Path, adapters: dict[str, Path], weight: float) -> Method:
+def _method(name: str, base: Path, adapters: dict[str, Path], begin: list[float]) -> Method:
     each, general = METHOD_SETTINGS[name]
-    weights = {} if name in WEIGHTLESS else {"weight": weight}
-    models = [{"model": f"{base}+{folder}", **weights, **each} for folder in adapters.values()]
+    pairs = zip(adapters.values(), begin, strict=False)
+    weights = {folder: {} if name in WEIGHTLESS else {"weight": weight} for folder, weight in pairs}
+    models = [{"model": f"{base}+{folder}", **weights[folder], **each} for folder in adapters.values()]
     named = {"base": str(base)} if METHODS[name].base_is != "not used" else {}
     return read_merge({"method": name, "models": models, **named, **general}, name, METHODS)
 
 
-def _fused(adapters: dict[str, Path], work: Path) -> dict[str, Path]:
-    """One adapter of all, by KnOTS-TIES; its weight is searched."""
-    block = {"method": "knots", "density": 0.5, "adapters": [{"adapter": str(one)} for one in adapters.values()]}
-    return {"knots": merge_adapters(AdapterMerge.read(block, "knots"), work / "knots", force=True).folder}
+def _fused(name: str, adapters: dict[str, Path], work: Path) -> dict[str, Path]:
+    """One adapter of all, by KnOTS-TIES or WUDI; its weight is searched."""
+    settings = {"density": 0.5} if name == "knots" else {}
+    block = {"method": name, **settings, "adapters": [{"adapter": str(one)} for one in adapters.values()]}
+    return {name: merge_adapters(AdapterMerge.read(block, name), work / name, force=True).folder}
 
 
-def _row(
-    title: str, name: str, base: Path, adapters: dict[str, Path], choose: Bench, final: Bench, *, tries: int
-) -> None:
+def _begin(name: str, options: argparse.Namespace) -> list[float]:
+    """Weights that a search begins at; of a mean, and of an adapter that is fused already, equal ones."""
+    if name in ("averaging", *FUSED):
+        return [1.0] * 3
+    return options.begin or [START.get(name, 0.6)] * 3
+
+
+def _row(title: str, method: Method, choose: Bench, final: Bench, *, tries: int) -> None:
     """Search on calibration text, measure the best on held-out text."""
-    method = _method(name, base, adapters, 1 / len(adapters) if title == "averaging" else 1.0)
     seen: list[Any] = [(method, None)]
     best = 0
     if tries > 1:
