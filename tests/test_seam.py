@@ -96,6 +96,14 @@ def test_a_growth_that_nothing_mends_is_said_aloud(tmp_path: Path) -> None:
     assert any("nothing mends it" in note for note in made.notes)
 
 
+def test_a_run_remembers_which_layers_it_repeated(tmp_path: Path) -> None:
+    made = plan(tmp_path, parameters="1.2x", allow=("duplicate_layers",))
+    (named,) = made.grown_by("001-grow", {})
+    done = DuplicateLayers(layers=(3,))
+    assert named != done and made.grown_by("000-baseline", {}) == () == made.grown_by(None, {})
+    assert made.grown_by("002-heal", {"001-grow": {"operators": [done.model_dump(mode="json")]}}) == (done,)
+
+
 def test_only_repeated_layers_can_be_measured() -> None:
     blocks = IdentityBlocks(blocks=1).model_dump()
     with pytest.raises(ScalerError, match="duplicate_layers as the first"):

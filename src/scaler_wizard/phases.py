@@ -258,6 +258,15 @@ class Plan(Record):
     recipe: dict[str, Any]
     """The recipe that this plan was made from, for the record."""
 
+    def grown_by(self, current: str | None, evidence: Mapping[str, Mapping[str, Any]]) -> tuple[Operator, ...]:
+        """Growth operators between the base and a checkpoint, as they were carried out by the evidence of its gates."""
+        done = [
+            phase.change.carried_out(evidence.get(phase.slug, {})).operators
+            for phase in self.phases
+            if isinstance(phase.change, Grow) and current is not None and phase.slug <= current
+        ]
+        return tuple(operator for operators in done for operator in operators)
+
     def identity(self) -> str:
         """The same for the same work: estimates and notes, which depend on the hour, do not count."""
         work = self.model_dump(mode="json", exclude={"estimate", "notes", "recipe"})

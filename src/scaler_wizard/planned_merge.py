@@ -17,7 +17,7 @@ from typing import Any
 
 from scaler_wizard.architecture import Architecture, Blueprint, read_architecture
 from scaler_wizard.errors import ScalerError
-from scaler_wizard.grow import GrowthOperator, grow_program
+from scaler_wizard.grow import GrowthOperator, Operator, grow_program
 from scaler_wizard.merge import METHODS, Method, Parent, merge_program
 from scaler_wizard.merge.conflicts import Conflicts, compare_changes
 from scaler_wizard.merge.knobs import knobs
@@ -25,7 +25,7 @@ from scaler_wizard.merge.preflight import check, check_tokenizers
 from scaler_wizard.merge.program import parent
 from scaler_wizard.merge.recipe import WeightSearch, read_merge
 from scaler_wizard.parents import BASE, GROWN, grown_alike, names_of, refuse_unlisted, run_parents
-from scaler_wizard.phases import Grow, Merge, Plan
+from scaler_wizard.phases import Merge, Plan
 from scaler_wizard.recipe import Recipe, load_yaml
 
 TRIES = 12
@@ -59,17 +59,16 @@ def merge_title(merge: Merge) -> str:
 
 
 @lru_cache(maxsize=8)
-def preview(plan_file: Path, current: Path) -> Conflicts:
+def preview(plan_file: Path, current: Path, grown_by: tuple[Operator, ...] | None = None) -> Conflicts:
     """How far the merge's models have moved from the run's base, and how their changes get on; reads every weight.
 
-    `current` is a checkpoint of the run, which never changes.
+    `current` is a checkpoint of the run, which never changes; `grown_by` is how it grew, by the plan where left out.
     """
     plan = Plan.read(load_yaml(plan_file), plan_file.name)
     merge = next((phase.change for phase in plan.phases if isinstance(phase.change, Merge)), None)
     if merge is None:
         raise ScalerError("this run merges nothing", "add a `merge:` block to its recipe")
-    done = [phase.change for phase in plan.phases if phase.slug <= current.name]
-    operators = [operator for change in done if isinstance(change, Grow) for operator in change.operators]
+    operators = plan.grown_by(current.name, {}) if grown_by is None else grown_by
     base, grown = read_architecture(plan.base.folder), parent(GROWN, read_architecture(current))
     parents = run_parents(merge.method, grown, base, operators, seed=plan.seed)
     models = [one for name, one in parents.items() if name != BASE]

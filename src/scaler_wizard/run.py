@@ -114,6 +114,10 @@ class Run:
         newest = {row.data["slug"]: row for row in self.journal.events(kinds=("committed",))}
         return [newest[slug] for slug in sorted(newest) if (self.checkpoints / slug).is_dir()]
 
+    def evidence(self) -> dict[str, dict[str, Any]]:
+        """What the gate of every checkpoint was judged by."""
+        return {row.data["slug"]: row.data.get("evidence") or {} for row in self.committed()}
+
     def lineage(self) -> list[Row]:
         """The commits that the current checkpoint stands on, itself last."""
         current = self.current

@@ -37,7 +37,7 @@ from scaler_wizard.executors import local
 from scaler_wizard.failpoints import reach
 from scaler_wizard.files import verify, write_whole
 from scaler_wizard.gate import Change, Verdict, judge, outside, tokens
-from scaler_wizard.grow import Operator, promise
+from scaler_wizard.grow import promise
 from scaler_wizard.hardware import detect
 from scaler_wizard.journal import Fenced, Row
 from scaler_wizard.metrics import Measurement
@@ -256,23 +256,13 @@ class Supervisor:
             data=self.plan.data,
             target_context=self._summit() or self.plan.context,
             baseline=self.measurement(self.plan.phases[0].slug),
-            grown_by=self._grown_by(current),
+            grown_by=self.plan.grown_by(current, self.run.evidence()),
             breaker=self.plan.breaker,
             memory_limit_bytes=self._memory_limit,
             threads=threads,
             compute_dtype=self._compute_dtype(),
             seed=self.plan.seed,
         )
-
-    def _grown_by(self, current: str | None) -> tuple[Operator, ...]:
-        """Operators between the base and a checkpoint, as they were carried out."""
-        told = {row.data["slug"]: row.data.get("evidence") or {} for row in self.run.committed()}
-        grown = [
-            earlier.change.carried_out(told.get(earlier.slug, {})).operators
-            for earlier in self.plan.phases
-            if isinstance(earlier.change, Grow) and current is not None and earlier.slug <= current
-        ]
-        return tuple(operator for operators in grown for operator in operators)
 
     def _compute_dtype(self) -> tuple[str, str] | None:
         """As the first phase found it, so that every phase's figures compare."""

@@ -135,7 +135,8 @@ def fusion(run: Run, plan: Plan) -> FusionView:
     """How the models that the run will merge get on with each other, as they are now."""
     if run.current is None:
         raise ScalerError(f"{run.id}: there is no checkpoint yet", "wait for the first phase")
-    found = preview(run.folder / "plan.yaml", run.checkpoints / run.current)
+    grown_by = plan.grown_by(run.current, run.evidence())
+    found = preview(run.folder / "plan.yaml", run.checkpoints / run.current, grown_by)
     method = next(phase.change.method for phase in plan.phases if isinstance(phase.change, Merge))
     return FusionView(
         method=method.method,
