@@ -37,6 +37,7 @@ from scaler_wizard.executors import local
 from scaler_wizard.failpoints import reach
 from scaler_wizard.files import verify, write_whole
 from scaler_wizard.gate import Change, Verdict, judge, outside, stopped, tokens
+from scaler_wizard.gpus import Gpu
 from scaler_wizard.grow import Operator, promise
 from scaler_wizard.hardware import detect
 from scaler_wizard.journal import Fenced, Row
@@ -112,6 +113,8 @@ class Outcome:
     code: int | None = None
     telegram: Telegram | None = None
     progress: Progress | None = None
+    vram: int | None = None
+    """GPU memory that the worker used when it was last looked at; None without a GPU."""
     looked: float = 0.0
     """When the worker's use of the machine was last looked at, on the monotonic clock."""
     heard: float = field(default_factory=time.monotonic)
@@ -142,6 +145,9 @@ class Supervisor:
         self._need: int | None = None
         self._memory_limit = memory_limit(run, plan)
         self.contract = read_signed(load_yaml(run.folder / "contract.yaml")).contract
+        self._vram_limit = vram_limit(
+            detect(run.folder).gpus, min(plan.limits.memory_share, self.contract.memory_share)
+        )
 
     def conduct(self) -> None:
         """Do every phase that is not done; raises Paused where the run waits."""
@@ -419,6 +425,7 @@ class Supervisor:
             doing="starting" if progress is None else progress.doing,
             seconds_left=self._pace.seconds_left(),
         )
+        outcome.vram = usage.vram_bytes
         self.run.journal.add("usage", usage.model_dump(), phase=phase.slug, durable=False)
         self._tell("usage", usage)
         for slug, wrong in self._scrub.found():
@@ -429,8 +436,9 @@ class Supervisor:
     def _wish(self, outcome: Outcome, meter: Meter) -> Literal["pause", "abort"] | None:
         if self._stop is None:
             self._stop = self._requested()
-        if self._stop is None and (used := meter.ram()) > self._memory_limit:
-            outcome.telegram = _memory_telegram(used, self._memory_limit)
+        told = over(meter.ram(), self._memory_limit) or over(outcome.vram, self._vram_limit, what="GPU memory")
+        if self._stop is None and told is not None:
+            outcome.telegram = told
             self.run.journal.add("telegram", outcome.telegram.model_dump())
             self._tell("telegram", outcome.telegram)
             return "abort"
@@ -720,9 +728,18 @@ def _stall_telegram(silent: float, limit: float) -> Telegram:
     return Telegram(cause="stall", step=0, value=silent, limit=limit, sentence=words)
 
 
-def _memory_telegram(used: int, limit: int) -> Telegram:
-    words = f"Memory {used / 2**30:.1f} GiB is above the limit of {limit / 2**30:.1f} GiB."
+def over(used: int | None, limit: int | None, *, what: str = "Memory") -> Telegram | None:
+    """The telegram of a worker that uses more than it may; None where it does not, or where nothing is measured."""
+    if used is None or limit is None or used <= limit:
+        return None
+    words = f"{what} {used / 2**30:.1f} GiB is above the limit of {limit / 2**30:.1f} GiB."
     return Telegram(cause="memory", step=0, value=float(used), limit=float(limit), sentence=words)
+
+
+def vram_limit(gpus: Sequence[Gpu], share: float) -> int | None:
+    """Most bytes of GPU memory, on all GPUs together; None where no GPU has a memory of its own."""
+    total = sum(gpu.vram_bytes or 0 for gpu in gpus)
+    return int(total * share) if total else None
 
 
 def memory_limit(run: Run, plan: Plan) -> int:

@@ -18,12 +18,14 @@ from trial import WORKER, Fault, begin, conduct, plan
 from scaler_wizard import failpoints
 from scaler_wizard.contract import Contract, read_signed, sign
 from scaler_wizard.errors import ScalerError
+from scaler_wizard.gpus import Gpu
 from scaler_wizard.journal import Journal
 from scaler_wizard.phases import Extend, Plan
 from scaler_wizard.plan import to_yaml
 from scaler_wizard.preview import preview
 from scaler_wizard.recipe import load_yaml
 from scaler_wizard.run import Run, create, in_use, locked, stand_still
+from scaler_wizard.supervisor import over, vram_limit
 
 NOW = datetime(2026, 1, 2, tzinfo=UTC)
 
@@ -115,6 +117,17 @@ def test_a_worker_above_the_memory_limit_is_stopped(tmp_path: Path) -> None:
     assert telegram.data["cause"] == "memory"
     assert telegram.data["value"] > limit
     assert ended.seconds < 20
+
+
+def test_gpu_memory_has_its_limit_too_and_what_nobody_measured_breaks_none() -> None:
+    cards = [Gpu(vendor="nvidia", name="a", vram_bytes=8 * 2**30, basis="NVML") for _ in range(2)]
+    limit = vram_limit(cards, 0.9)
+    assert limit == int(16 * 2**30 * 0.9)
+    told = over(15 * 2**30, limit, what="GPU memory")
+    assert told is not None and (told.cause, told.hard) == ("memory", True)
+    assert told.sentence == "GPU memory 15.0 GiB is above the limit of 14.4 GiB."
+    assert over(14 * 2**30, limit) is None and over(None, limit) is None
+    assert vram_limit([], 0.9) is None and over(2**40, None) is None
 
 
 # -- 2: jumps ----------------------------------------------------------------------------------------------------------
