@@ -1,6 +1,6 @@
 """Do every campaign of faults and attacks and write down what came out: `python tests/faults/reliability.py PAGE`.
 
-`--times N` makes N times as many trials (`make soak`: 20). With `--keep FOLDER` each row is noted there as soon as it
+`--times N` makes N times as many trials (`make soak`: 5). With `--keep FOLDER` each row is noted there as soon as it
 is done, and the same command goes on after the last one that was. Needs root for power cuts, small disks and memory
 limits, and 25 GB for rollbacks; says so where it is skipped.
 """

