@@ -10,7 +10,7 @@ import torch
 
 from healing_room import WINDOW, Room
 from scaler_wizard.architecture import read_architecture
-from scaler_wizard.events import Note, Step
+from scaler_wizard.events import Note, Step, Telegram
 from scaler_wizard.grow.depth import IdentityBlocks
 from scaler_wizard.models import load_model
 from scaler_wizard.recipe import Distil
@@ -98,6 +98,21 @@ def test_a_training_that_diverges_stages_nothing(room: Room) -> None:
     with pytest.raises(Tripped):
         room.heal(learning_rate=100.0, steps=40, clip=1e9)
     assert list((room.folder / "staging").iterdir()) == []
+
+
+def test_a_control_that_is_stopped_leaves_the_grown_model_without_a_comparison(
+    room: Room, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told = Telegram(cause="nonfinite", step=1, value=None, limit=None, sentence="The loss is nan.")
+
+    def stopped(*_: object, **__: object) -> None:
+        raise Tripped(told)
+
+    monkeypatch.setattr("scaler_wizard.heal._control", stopped)
+    evidence = room.heal()
+    assert evidence["control"] is None and evidence["gain_over_control"] is None
+    assert read_architecture(room.folder / "staging").parameters == evidence["grown"]["parameters"]
+    assert any("nothing is compared with it" in event.text for event in room.events if isinstance(event, Note))
 
 
 def test_an_interrupted_healing_goes_on_to_the_same_result(room: Room, tmp_path_factory: Any) -> None:

@@ -167,6 +167,12 @@ def test_a_stopped_training_leaves_its_best_snapshot_and_can_end_there(
     assert same(weights(trainer.model), at_four["model"])
 
 
+def test_a_control_that_is_stopped_ends_alone(room: Room) -> None:
+    with pytest.raises(Tripped):
+        room.trainer(settings(), evaluate=lambda _: math.nan, arm="control").run()
+    assert [telegram.hard for telegram in room.told(Telegram)] == [False]
+
+
 def test_questions_inside_the_training_are_told_with_their_interval_and_stop_a_model_that_forgets(room: Room) -> None:
     right = iter([32, 31, 12])
 

@@ -374,7 +374,8 @@ class Trainer:
             return
         if step is not None:
             self.emit(step)
-        self.emit(telegram)
+        alone = {"hard": False} if self.arm == "control" else {}  # what stops a control does not stop the phase
+        self.emit(telegram.model_copy(update=alone))
         if telegram.hard:
             raise Tripped(telegram)
 
