@@ -8,7 +8,6 @@ limits, and 25 GB for rollbacks; says so where it is skipped.
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import platform
 import shutil
@@ -186,19 +185,38 @@ def done(row: Row, times: int) -> str:
     return f"| {row.group} | {name} | {result.trials} | {len(result.lost)} | {row.what} | {shown} |"
 
 
-def lines(times: int, kept: Path | None, until: float) -> Iterator[str]:
-    """A line after each campaign; those that an earlier part of this run noted are not done again."""
-    for number, row in enumerate(ROWS):
-        note = None if kept is None else kept / f"{number:02d}.json"
-        if note is not None and note.exists():
-            yield json.loads(note.read_text(encoding="utf-8"))
-            continue
-        if time.monotonic() > until:
+def carry_out(times: int, kept: Path, *, at_once: int, until: float) -> Iterator[None]:
+    """Each campaign in a fork of its own, some at once, since they mostly wait; comes back after each of them.
+
+    What an earlier part of this run noted in `kept` is not done again.
+    """
+    todo = [number for number in range(len(ROWS)) if not (kept / f"{number:02d}").exists()]
+    running = 0
+    while todo or running:
+        while todo and running < at_once and time.monotonic() < until:
+            _begin(todo.pop(0), times, kept)
+            running += 1
+        if not running:
             return
-        line = done(row, times)
-        if note is not None:
-            note.write_text(json.dumps(line), encoding="utf-8")
-        yield line
+        _, status = os.wait()
+        running -= 1
+        if status:
+            sys.stderr.write(f"a campaign ended with {os.waitstatus_to_exitcode(status)}\n")
+        yield
+
+
+def _begin(number: int, times: int, kept: Path) -> None:
+    if os.fork():
+        return
+    code = 1
+    try:
+        line = done(ROWS[number], times)
+        sys.stderr.write(f"{line}\n")
+        (kept / f"{number:02d}").write_text(line, encoding="utf-8")
+        code = 0
+    finally:
+        sys.stderr.flush()
+        os._exit(code)
 
 
 def machine() -> str:
@@ -214,15 +232,17 @@ def main() -> None:
     parser.add_argument("page", type=Path)
     parser.add_argument("--times", type=int, default=1)
     parser.add_argument("--keep", type=Path)
+    parser.add_argument("--at-once", type=int, default=3)
     parser.add_argument("--minutes", type=float, default=1e6, help="begin no campaign after so many")
     asked = parser.parse_args()
-    if asked.keep is not None:
-        asked.keep.mkdir(parents=True, exist_ok=True)
-    table = ["| by | fault | trials | lost | seconds of | median | p99 |", "|---|---|---|---|---|---|---|"]
-    for line in lines(asked.times, asked.keep, time.monotonic() + 60 * asked.minutes):
-        sys.stderr.write(f"{line}\n")
-        table.append(line)
-        asked.page.write_text(HEAD + "\n".join(table) + f"\n\n{machine()}", encoding="utf-8")
+    with tempfile.TemporaryDirectory() as scratch:
+        kept: Path = asked.keep or Path(scratch)
+        kept.mkdir(parents=True, exist_ok=True)
+        until = time.monotonic() + 60 * asked.minutes
+        for _ in carry_out(asked.times, kept, at_once=asked.at_once, until=until):
+            lines = [file.read_text(encoding="utf-8") for file in sorted(kept.iterdir())]
+            head = ["| by | fault | trials | lost | seconds of | median | p99 |", "|---|---|---|---|---|---|---|"]
+            asked.page.write_text(HEAD + "\n".join([*head, *lines]) + f"\n\n{machine()}", encoding="utf-8")
 
 
 if __name__ == "__main__":
