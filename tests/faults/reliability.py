@@ -15,6 +15,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -214,6 +215,8 @@ def _begin(number: int, times: int, kept: Path) -> None:
         sys.stderr.write(f"{line}\n")
         (kept / f"{number:02d}").write_text(line, encoding="utf-8")
         code = 0
+    except BaseException:  # noqa: BLE001 - the others go on; the row is missing
+        traceback.print_exc()
     finally:
         sys.stderr.flush()
         os._exit(code)
