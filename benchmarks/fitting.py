@@ -48,7 +48,7 @@ def emit(event):
 import scaler_wizard.train as loop
 loop.EVENT_SECONDS = 0.0
 Trainer(model=model, text=text_of([ids], None, train, native=train.window, target=train.window, seed=0), settings=train,
-        evaluate=lambda _: 20.0, watch=CircuitBreaker(Breaker()), emit=emit, snapshot=folder / "s.pt",
+        evaluate=lambda _: 20.0, watch=CircuitBreaker(Breaker()), emit=emit, scratch=folder,
         should_stop=lambda: False, seed=0, compute=getattr(torch, train.compute), spans=spans).run()
 steps = np.diff(times)
 print(json.dumps({"peak": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024, "probe": float(np.mean(steps[:2])),

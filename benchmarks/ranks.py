@@ -94,7 +94,7 @@ def run(way: str, rate: float, seed: int, corpus: Corpus, options: Any) -> tuple
         evaluate=lambda _: 10.0,
         watch=CircuitBreaker(Breaker()),
         emit=lambda _: None,
-        snapshot=Path(tempfile.mkdtemp()) / "snapshot.pt",
+        scratch=Path(tempfile.mkdtemp()),
         should_stop=lambda: False,
         seed=seed,
         compute=torch.float32,

@@ -27,7 +27,7 @@ from typing import Any
 import numpy as np
 
 OURS = """
-import time, resource
+import tempfile, time, resource
 import numpy as np, torch
 from pathlib import Path
 from scaler_wizard.batches import Text
@@ -52,7 +52,7 @@ settings = Train(train="lora", steps=steps, windows_per_step=1, micro_batch=1, w
 text = Text(TrainingWindows(ids, documents), None, window, window)
 model = add_lora(load_model(Path(folder), dtype="float32"), rank=16, seed=0)
 loop.Trainer(model=model, text=text, settings=settings, evaluate=lambda _: 20.0, watch=CircuitBreaker(Breaker()),
-             emit=emit, snapshot=Path(scratch) / f"{os.getpid()}.pt", should_stop=lambda: False, seed=0,
+             emit=emit, scratch=Path(tempfile.mkdtemp(dir=scratch)), should_stop=lambda: False, seed=0,
              compute=torch.bfloat16).run()
 say(times[1:], losses)
 """

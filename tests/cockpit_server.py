@@ -101,8 +101,12 @@ def _events(answer: http.client.HTTPResponse) -> Iterator[dict[str, Any]]:
         if colon and name:
             event[name] = value
         elif not line.strip() and "data" in event:
-            yield event | {"data": json.loads(event["data"])}
+            yield event | {"data": json.loads(event["data"], parse_constant=_no_json)}
             event = {}
+
+
+def _no_json(name: str) -> None:
+    raise AssertionError(f"{name} is no JSON")  # Python alone would take it
 
 
 @contextmanager

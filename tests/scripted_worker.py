@@ -33,7 +33,7 @@ def main(file: str) -> None:
         write(grow_program(read_architecture(task.current), change.operators), task.staging)
         copy_companions(task.current, task.staging)
     else:
-        stage(task.current, task.staging)
+        stage(task.current, task.staging, link=task.owns(task.current))
     if isinstance(change, Extend):
         config = task.staging / "config.json"
         base = json.loads((task.base.folder / "config.json").read_text())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from scaler_wizard.breaker import CircuitBreaker, accuracy_floor, questions_needed, relative_slope
+from scaler_wizard.breaker import CircuitBreaker, accuracy_floor, fall_shown, questions_needed, relative_slope
 from scaler_wizard.events import Telegram
 from scaler_wizard.intervals import wilson
 from scaler_wizard.recipe import Breaker
@@ -103,6 +104,42 @@ def test_ten_questions_decide_nothing_and_enough_do() -> None:
     telegram = breaker.observe_evaluation(2, 2.0, 0.7, asked=needed)
     assert telegram is not None
     assert telegram.cause == "accuracy"
+
+
+PROVOKED: dict[str, tuple[Callable[[], list[Telegram | None]], str, Any]] = {
+    "nonfinite": (lambda: _steps([2.0, math.nan]), "math.isfinite", lambda _: True),
+    "divergence": (lambda: _steps([2.0] * 9 + [5.0] * 5), "STEPS_AVERAGED", 99),
+    "slope": (lambda: _evaluations([2.0 + 0.3 * n for n in range(6)]), "relative_slope", lambda _: None),
+    "accuracy": (lambda: _evaluations([2.0], accuracy=0.3, asked=100), "accuracy_floor", lambda *_: None),
+}
+"""By cause: what must stop, then a guard and what it is replaced with."""
+
+
+def _steps(losses: list[float]) -> list[Telegram | None]:
+    breaker = CircuitBreaker(Breaker())
+    breaker.observe_evaluation(0, 2.0)
+    return [breaker.observe(step, loss) for step, loss in enumerate(losses, 1)]
+
+
+def _evaluations(losses: list[float], **answers: Any) -> list[Telegram | None]:
+    breaker = CircuitBreaker(Breaker(), base_accuracy=0.8)
+    return [breaker.observe_evaluation(step, nll, **answers) for step, nll in enumerate(losses)]
+
+
+@pytest.mark.parametrize("cause", PROVOKED)
+def test_each_limit_stops_and_without_its_guard_it_does_not(cause: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    provoke, guard, nothing = PROVOKED[cause]
+    assert next(one.cause for one in provoke() if one is not None) == cause
+    with monkeypatch.context() as mutant:
+        mutant.setattr(f"scaler_wizard.breaker.{guard}", nothing)
+        assert all(one is None or one.cause != cause for one in provoke())
+
+
+def test_few_questions_say_which_fall_they_can_show() -> None:
+    shown = fall_shown(Breaker(), 0.8, 40)
+    assert shown is not None
+    assert wilson(round((0.8 - shown) * 40), 40).high < 0.75 <= wilson(round((0.8 - shown) * 40) + 1, 40).high
+    assert fall_shown(Breaker(accuracy_floor=0.0, accuracy_margin=0.9), 0.8, 10) is None
 
 
 def test_the_stricter_floor_counts_and_a_weak_base_is_held_to_itself() -> None:

@@ -173,6 +173,11 @@ def test_an_archive_that_unpacks_to_far_too_much_stops_early(tmp_path: Path, mon
         made.writestr("a.txt", "x" * 1_000_000)
     with pytest.raises(Unreadable, match="unpacked"):
         read(tmp_path / "bomb.zip")
+    for name, member in (("bomb.docx", "word/document.xml"), ("bomb.epub", "META-INF/container.xml")):
+        with zipfile.ZipFile(tmp_path / name, "w", zipfile.ZIP_DEFLATED) as made:
+            made.writestr(member, "x" * 1_000_000)
+        with pytest.raises(Unreadable, match="unpack"):
+            read(tmp_path / name)
     monkeypatch.setattr(readers, "ARCHIVE_BYTES", 1000)
     with pytest.raises(Unreadable, match="would unpack"):
         read(tmp_path / "bomb.zip")

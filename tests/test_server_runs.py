@@ -66,6 +66,16 @@ def test_the_list_says_where_each_run_stands(server: Served, run: Run) -> None:
     assert row["parameters"] == load_plan(run.folder / "plan.yaml").parameters
 
 
+def test_a_journal_of_an_earlier_release_that_knows_no_stages_is_shown(server: Served, run: Run) -> None:
+    run.journal.add("phase_started", {"slug": "001-grow"}, phase="001-grow")
+    run.journal.add("usage", {"ram_bytes": 1, "doing": "", "kind": "usage"})
+    run.set_status("running")
+    with locked(run):
+        answer = server.ask("GET", f"/api/runs/{run.id}")
+    assert (answer.status, answer.json["cockpit"]["phase"]) == (200, "P1")
+    assert answer.json["cockpit"]["resourceUsage"]["cpuUtilization"] is None
+
+
 def test_a_run_whose_model_is_gone_is_listed_with_the_reason(server: Served, run: Run) -> None:
     plan = run.folder / "plan.yaml"
     plan.write_text(plan.read_text(encoding="utf-8").replace("/embedded", "/gone"), encoding="utf-8")

@@ -12,8 +12,11 @@ import torch
 from scaler_wizard.batches import Text, text_of
 from scaler_wizard.breaker import CircuitBreaker
 from scaler_wizard.events import Evaluated, Note, Step, Telegram, WorkerEvent
+from scaler_wizard.intervals import wilson
+from scaler_wizard.metrics import Probe
 from scaler_wizard.phases import Train
 from scaler_wizard.recipe import Breaker
+from scaler_wizard.snapshots import Snapshot, newest_sound, snapshots
 from scaler_wizard.train import Interrupted, Trainer, Tripped
 from tiny_models import load, make
 
@@ -55,7 +58,7 @@ class Room:
             evaluate=changes.pop("evaluate", lambda _: 6.0),
             watch=changes.pop("watch", CircuitBreaker(Breaker())),
             emit=self.events.append,
-            snapshot=self.folder / "snapshot.pt",
+            scratch=self.folder,
             should_stop=lambda: self.steps() == stop_after,
             seed=7,
             compute=torch.float32,
@@ -96,18 +99,29 @@ def test_training_learns(room: Room) -> None:
     assert len(history.losses) == history.step == 60
 
 
+def newest(room: Room) -> Snapshot:
+    found, _ = newest_sound(room.folder, "grown")
+    assert found is not None
+    return found
+
+
+def forget(room: Room) -> None:
+    for one in snapshots(room.folder, "grown"):
+        one.file.unlink()
+    room.events.clear()
+
+
 def stopped_at(room: Room, step: int) -> dict[str, Any]:
     with pytest.raises(Interrupted):
         room.trainer(settings(), stop_after=step).run()
-    found: dict[str, Any] = torch.load(room.folder / "snapshot.pt", weights_only=True)
+    found: dict[str, Any] = torch.load(newest(room).file, weights_only=True)
     return found
 
 
 @pytest.mark.parametrize("first", [1, 5])
 def test_an_interrupted_training_goes_on_bitwise_as_if_nothing_had_happened(room: Room, first: int) -> None:
     straight = stopped_at(room, 9)
-    (room.folder / "snapshot.pt").unlink()
-    room.events.clear()
+    forget(room)
     stopped_at(room, first)
     resumed = stopped_at(room, 9)
     assert straight["history"]["step"] == 9
@@ -118,8 +132,60 @@ def test_an_interrupted_training_goes_on_bitwise_as_if_nothing_had_happened(room
 
 def test_a_half_written_snapshot_does_not_replace_the_last_good_one(room: Room) -> None:
     good = stopped_at(room, 3)
-    (room.folder / "snapshot.new").write_bytes(b"cut short")
+    (room.folder / ".grown.new").write_bytes(b"cut short")
     assert same(stopped_at(room, 3), good)
+
+
+def test_a_damaged_snapshot_is_refused_and_the_one_before_is_used(room: Room, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("scaler_wizard.train.SNAPSHOT_SECONDS", 0.0)
+    monkeypatch.setattr("scaler_wizard.train.SNAPSHOT_SHARE", 1e9)
+    good = stopped_at(room, 9)
+    forget(room)
+    stopped_at(room, 5)
+    raw = bytearray(newest(room).file.read_bytes())
+    raw[len(raw) // 2] ^= 1
+    newest(room).file.write_bytes(raw)
+    again = stopped_at(room, 9)
+    assert any("step 5 is damaged and is not used" in note.text for note in room.told(Note))
+    assert any("goes on from step 4" in note.text for note in room.told(Note))
+    assert same(again["model"], good["model"]) and same(again["optimizer"], good["optimizer"])
+
+
+def test_a_stopped_training_leaves_its_best_snapshot_and_can_end_there(
+    room: Room, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("scaler_wizard.train.SNAPSHOT_SHARE", 1e9)
+    at_four = stopped_at(room, 4)
+    forget(room)
+    losses = iter([3.0, 2.5, math.nan])
+    with pytest.raises(Tripped):
+        room.trainer(settings(), evaluate=lambda _: next(losses)).run()
+    assert newest(room).step == 4
+    assert [one.step for one in snapshots(room.folder, "grown")] == [4, 0]
+    trainer = room.trainer(settings(), until=4)
+    assert trainer.run().step == 4
+    assert same(weights(trainer.model), at_four["model"])
+
+
+def test_a_control_that_is_stopped_ends_alone(room: Room) -> None:
+    with pytest.raises(Tripped):
+        room.trainer(settings(), evaluate=lambda _: math.nan, arm="control").run()
+    assert [telegram.hard for telegram in room.told(Telegram)] == [False]
+
+
+def test_questions_inside_the_training_are_told_with_their_interval_and_stop_a_model_that_forgets(room: Room) -> None:
+    right = iter([32, 31, 12])
+
+    def quiz(_: Any) -> Probe:
+        found = next(right)
+        return Probe(name="capitals", correct=found, asked=40, chance=0.25, accuracy=wilson(found, 40))
+
+    watch = CircuitBreaker(Breaker(), base_accuracy=0.8)
+    with pytest.raises(Tripped) as stopped:
+        room.trainer(settings(), quiz=quiz, watch=watch).run()
+    assert (stopped.value.telegram.cause, stopped.value.telegram.step) == ("accuracy", 8)
+    last = room.told(Evaluated)[-1]
+    assert (last.accuracy, last.asked, last.accuracy_interval) == (0.3, 40, wilson(12, 40))
 
 
 def test_micro_batches_change_the_memory_and_not_the_step(room: Room) -> None:
@@ -215,7 +281,7 @@ def test_after_three_steps_it_says_how_long_the_rest_takes(room: Room) -> None:
     room.trainer(settings(steps=10)).run()
     assert [event.text for event in room.told(Note) if event.text.endswith("7 more take about 1 min.")]
     room.events.clear()
-    (room.folder / "snapshot.pt").unlink(missing_ok=True)
+    forget(room)
     room.trainer(settings(steps=3)).run()
     assert room.told(Note) == []
 
@@ -253,7 +319,7 @@ def emit(event):
         notes.append(event.text)
 model = load(folder / "model", "float32")
 trainer = Trainer(model=model, text=text_of([ids], None, settings, native=512, target=512, seed=0), settings=settings,
-                  evaluate=lambda _: 9.0, watch=CircuitBreaker(Breaker()), emit=emit, snapshot=folder / "s.pt",
+                  evaluate=lambda _: 9.0, watch=CircuitBreaker(Breaker()), emit=emit, scratch=folder,
                   should_stop=lambda: False, seed=0, compute=torch.float32,
                   spans={name: None for name, _ in model.named_parameters()})
 if room:

@@ -148,7 +148,7 @@ def test_no_file_of_a_model_folder_is_ever_executed(evil: tuple[Path, Path], tmp
     staged, copied = tmp_path / "staged", tmp_path / "copied"
     for place in (staged, copied):
         place.mkdir()
-    stage(folder, staged)
+    stage(folder, staged, link=True)
     copy_companions(folder, copied)
     for place in (folder, staged):
         read_architecture(place)
@@ -192,7 +192,7 @@ def test_a_link_that_leaves_the_folder_is_refused(tmp_path: Path) -> None:
     secret.write_text("key", encoding="utf-8")
     (folder / "tokenizer.json").symlink_to(secret)
     (tmp_path / "out").mkdir()
-    for use in (lambda: stage(folder, tmp_path / "out"), lambda: copy_companions(folder, tmp_path / "out")):
+    for use in (lambda: stage(folder, tmp_path / "out", link=True), lambda: copy_companions(folder, tmp_path / "out")):
         with pytest.raises(ScalerError, match="leaves the model folder"):
             use()
     with pytest.raises(ScalerError, match="leaves the model folder"):
@@ -207,7 +207,7 @@ def test_the_hubs_own_links_are_followed(tmp_path: Path) -> None:
     for file in blobs.iterdir():
         (snapshot / file.name).symlink_to(f"../../blobs/{file.name}")
     (tmp_path / "out").mkdir()
-    stage(snapshot, tmp_path / "out")
+    stage(snapshot, tmp_path / "out", link=True)
     assert not (tmp_path / "out" / "config.json").is_symlink()
     assert read_architecture(tmp_path / "out").parameters == read_architecture(blobs).parameters
 
@@ -224,13 +224,13 @@ def test_settings_that_are_bombs_are_refused(name: str, tmp_path: Path) -> None:
     ):
         (folder / name).write_text(bomb, encoding="utf-8")
         with pytest.raises(ScalerError):
-            stage(folder, tmp_path / "out")
+            stage(folder, tmp_path / "out", link=True)
     with (folder / name).open("wb") as giant:
         giant.truncate(2**40)
-    refused(lambda place: stage(place, tmp_path / "out"), folder)
+    refused(lambda place: stage(place, tmp_path / "out", link=True), folder)
     (folder / name).unlink()
     os.mkfifo(folder / name)  # reading this would wait for ever
-    stage(folder, tmp_path / "out")
+    stage(folder, tmp_path / "out", link=True)
     assert list((tmp_path / "out").iterdir()) == []
 
 
@@ -241,7 +241,7 @@ def test_a_chat_template_stays_text(tmp_path: Path) -> None:
     shutil.copy(resolve("embedded").folder / "tokenizer_config.json", folder)
     (folder / "chat_template.jinja").write_text(bomb, encoding="utf-8")
     (tmp_path / "out").mkdir()
-    stage(folder, tmp_path / "out")
+    stage(folder, tmp_path / "out", link=True)
     assert load_tokenizer(tmp_path / "out").chat_template == bomb
 
 

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from scaler_wizard.errors import ScalerError
+from scaler_wizard.failpoints import reach
 from scaler_wizard.files import sync
 
 
@@ -57,7 +58,9 @@ def put(staging: Path, out: Path) -> None:
     """Rename into place; a folder that is replaced stays until the new one is there."""
     if out.exists():
         out.rename(_aside(out))
+        reach("put.aside")
     staging.rename(out)
+    reach("put.renamed")
     sync(out.absolute().parent)
     shutil.rmtree(_aside(out), ignore_errors=True)
 

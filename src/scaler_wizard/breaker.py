@@ -99,6 +99,14 @@ def questions_needed(base: float, margin: float) -> int:
     raise ValueError(f"a margin of {margin} is too small to be shown")
 
 
+def fall_shown(settings: Breaker, base: float, asked: int) -> float | None:
+    """The smallest fall of the accuracy, as a share, that so many questions show; None where they show none."""
+    floor = accuracy_floor(settings, base)
+    assert floor is not None
+    shown = [right for right in range(asked + 1) if wilson(right, asked).high < floor]
+    return base - max(shown) / asked if shown else None
+
+
 def relative_slope(values: Sequence[float]) -> float | None:
     """Rise per evaluation as a share of the first value, by the median of all pairwise slopes (Theil and Sen).
 

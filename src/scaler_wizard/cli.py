@@ -246,9 +246,15 @@ def log(
 
 
 @app.command()
-def approve(run: RunId = "latest", runs: Runs = RUNS) -> None:
-    """Answer the open gate: go on."""
-    _answer(runs, run, "approve")
+def approve(
+    run: RunId = "latest",
+    anyway: Annotated[
+        bool, typer.Option("--anyway", help="Train on although the breaker stopped it; it then only warns.")
+    ] = False,
+    runs: Runs = RUNS,
+) -> None:
+    """Answer the open gate: go on. Where the breaker stopped a training: keep the model of its last good step."""
+    _answer(runs, run, "continue" if anyway else "approve")
 
 
 @app.command()

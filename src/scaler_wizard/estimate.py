@@ -190,6 +190,15 @@ def healing_bytes(view: Blueprint, base: Blueprint, train: Train) -> int:
     return max(arms) + (0 if train.distil is None else 4 * base.parameters)
 
 
+def healing_disk(view: Blueprint, base: Blueprint, train: Train) -> int:
+    """Bytes that a training takes while it runs: two snapshots of each arm (fp32 and two moments), and the control."""
+    learning = learning_parameters(view, train, view.parameters - base.parameters)
+    if train.control:
+        whole = train.model_copy(update={"train": "all"}) if train.train == "new" else train
+        learning += learning_parameters(base, whole, None)
+    return 2 * 12 * learning + (4 * base.parameters if train.control else 0)
+
+
 def fitted(view: Blueprint, base: Blueprint, train: Train, limit: int) -> Train:
     """The same training with fewer windows in memory at once, then with recomputed activations, until it fits.
 

@@ -9,7 +9,7 @@ from uuid import UUID
 from pydantic import AwareDatetime, ConfigDict, Field, TypeAdapter
 from pydantic.alias_generators import to_camel
 
-from scaler_wizard.metrics import Measurement
+from scaler_wizard.metrics import Interval, Measurement
 from scaler_wizard.record import Record
 
 Stage = Literal["P0", "P1", "P2", "P3", "P4"]
@@ -77,6 +77,10 @@ class Evaluated(Record):
     """exp(nll)."""
     accuracy: float | None = None
     """Share of probe answers that were right; None where no probe runs in training."""
+    accuracy_interval: Interval | None = None
+    """The same with its 95 % interval."""
+    asked: int | None = None
+    """Questions that the probe asked."""
     arm: Literal["grown", "control"] = "grown"
     """Which model was measured."""
 

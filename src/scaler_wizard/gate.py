@@ -44,6 +44,12 @@ class Change:
     """Whether a later phase trains the model; a rung that is not the last word is judged by the limits for rungs."""
 
 
+def stopped(sentence: str, *, step: int, steps: int, kept: int) -> Verdict:
+    """What is asked when the breaker has stopped a training at `step`: keep the model of the last good step?"""
+    words = f"Training was stopped at step {step} of {steps}; approve keeps step {kept}, abort undoes the phase."
+    return Verdict(action="ask", sentence=fit([words], "; "), reasons=(sentence,))
+
+
 def judge(
     change: Change,
     *,

@@ -20,6 +20,8 @@ import numpy.typing as npt
 
 from scaler_wizard.architecture import Architecture, Place, read_architecture
 from scaler_wizard.errors import ScalerError
+from scaler_wizard.failpoints import reach
+from scaler_wizard.files import sync
 from scaler_wizard.gguf_tokenizer import write_tokenizer
 from scaler_wizard.grow.experts import NEXT_TO_ZERO
 from scaler_wizard.weights import Expression, Fill, Input, Scaled, Take, check_disk, join, stored_pieces, values, zeros
@@ -126,7 +128,11 @@ def write_gguf(folder: Path, out: Path) -> Path:
         writer.write_ti_data_to_file()
         writer.close()
         _write_numbers(beside, parts)
+        sync(beside)
+        reach("gguf.written")
         beside.rename(out)
+        reach("gguf.renamed")
+        sync(out.absolute().parent)
     finally:
         beside.unlink(missing_ok=True)
     return out

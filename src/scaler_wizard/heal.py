@@ -20,18 +20,22 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from scaler_wizard.architecture import read_architecture
-from scaler_wizard.breaker import CircuitBreaker
+from scaler_wizard.breaker import CircuitBreaker, fall_shown, questions_needed
 from scaler_wizard.ceiling import within
 from scaler_wizard.data import Tokens, encode, load_corpus, windows
 from scaler_wizard.errors import ScalerError
 from scaler_wizard.evals.perplexity import token_nll
+from scaler_wizard.evals.probe import probe
 from scaler_wizard.events import Note
+from scaler_wizard.failpoints import reach
 from scaler_wizard.fetch import cache_folder
 from scaler_wizard.grow import new_parameters
 from scaler_wizard.intervals import paired_gain
 from scaler_wizard.lora import adapter_ranks, add_lora, merge_lora
+from scaler_wizard.metrics import Probe
 from scaler_wizard.models import load_model, load_tokenizer, resolve, save_model
 from scaler_wizard.phases import Train
+from scaler_wizard.recipe import Breaker
 from scaler_wizard.run import write_whole
 from scaler_wizard.task import Task
 from scaler_wizard.train import Arm, Emit, Spans
@@ -41,6 +45,8 @@ if TYPE_CHECKING:
     from scaler_wizard.teacher import Teacher
 
 CALIBRATION_TOKENS = 8_192
+QUESTIONS = 40
+"""Asked at each evaluation: about a quarter of what an evaluation reads anyway."""
 HELD_OUT_TOKENS = 32_768
 SPECTRUM_STEPS = 4
 """Steps' worth of text that adapters are fitted to before they learn."""
@@ -85,12 +91,14 @@ def heal(task: Task, run: Conduct) -> dict[str, Any]:
     settings = task.phase.change
     assert isinstance(settings, Train)
     texts = _texts(task, settings)
+    if (words := _what_questions_show(task)) is not None:
+        run.emit(Note(text=words))
     before = [float(value) for value in _held_out(task.current, texts)]
     with _ceiling(task):
         grown = _train_arm(
             task, settings, texts, run, arm="grown", source=task.current, out=task.staging, compute=settings.compute
         )
-        control = _control(task, settings, texts, run, compute=grown.compute) if settings.control else None
+        control = _compared(task, settings, texts, run, compute=grown.compute) if settings.control else None
     gain = None
     if control is not None:
         gain = paired_gain(np.array(control.nll_by_window), np.array(grown.nll_by_window), seed=task.seed)
@@ -101,6 +109,7 @@ def heal(task: Task, run: Conduct) -> dict[str, Any]:
             "learning_rate": settings.learning_rate,
             "compute": grown.compute,
             "ranks": grown.ranks,
+            "ended_at": _until(task),
             "held_out_window": settings.window,
             "before": float(np.mean(before)),
             "grown": _summary(grown),
@@ -108,6 +117,18 @@ def heal(task: Task, run: Conduct) -> dict[str, Any]:
             "gain_over_control": None if gain is None else gain.model_dump(),
         }
     }
+
+
+def _what_questions_show(task: Task) -> str | None:
+    """Which fall of the accuracy the few questions inside the training can show, and what a smaller one would take."""
+    found, margin = task.baseline.probe if task.baseline else None, task.breaker.accuracy_margin
+    if found is None or margin == 0:
+        return None
+    base, asked = found.accuracy.value, min(QUESTIONS, found.asked)
+    shown = fall_shown(task.breaker, base, asked)
+    seen = "no fall" if shown is None else f"a fall of {100 * shown:.0f} points"
+    needed = questions_needed(base, margin)
+    return f"{asked} questions at each evaluation can show {seen}; {200 * margin:.0f} points would take {needed}."
 
 
 def _ceiling(task: Task) -> AbstractContextManager[None]:
@@ -130,20 +151,31 @@ def _texts(task: Task, settings: Train) -> Texts:
     )
 
 
+def _compared(task: Task, settings: Train, texts: Texts, run: Conduct, *, compute: str) -> ArmResult | None:
+    """The control; None where the breaker stopped it: what was grown is kept, and there is nothing to compare with."""
+    from scaler_wizard.train import Tripped
+
+    try:
+        return _control(task, settings, texts, run, compute=compute)
+    except Tripped as tripped:
+        run.emit(Note(text=f"The control was stopped, so nothing is compared with it: {tripped.telegram.sentence}"))
+        return None
+
+
 def _control(task: Task, settings: Train, texts: Texts, run: Conduct, *, compute: str) -> ArmResult:
     """The base under the current rotary settings: only growth tells the two arms apart."""
     run.emit(Note(text="The control: the base, trained on the same tokens."))
     source, out = task.scratch / "control-base", task.scratch / "control"
-    control_base(task.base.folder, task.current, source)
+    control_base(task.base.folder, task.current, source, link=task.owns(task.base.folder))
     out.mkdir(exist_ok=True)
     return _train_arm(task, settings, texts, run, arm="control", source=source, out=out, compute=compute)
 
 
-def control_base(base: Path, current: Path, folder: Path) -> None:
+def control_base(base: Path, current: Path, folder: Path, *, link: bool) -> None:
     """Stage the base with the window of `current`."""
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir()
-    stage(base, folder)
+    stage(base, folder, link=link)
     config, grown = (json.loads((place / "config.json").read_text(encoding="utf-8")) for place in (base, current))
     for key in ("rope_parameters", "rope_scaling", "rope_theta", "max_position_embeddings"):
         config.pop(key, None)
@@ -197,31 +229,59 @@ def _train_arm(
         ),
         settings=settings,
         evaluate=lambda trained: float(token_nll(_inner(trained), texts.calibration).mean()),
-        watch=CircuitBreaker(task.breaker, base_accuracy=_base_accuracy(task)),
+        watch=CircuitBreaker(_breaker(task), base_accuracy=_base_accuracy(task)),
         emit=run.emit,
-        snapshot=task.scratch / f"{arm}.pt",
+        scratch=task.scratch,
         should_stop=run.should_stop,
         seed=task.seed,
         compute=None if compute == "auto" else getattr(torch, compute),
         arm=arm,
         spans=spans,
         teacher=(teacher := _teacher(task, settings, tokenizer)),
+        quiz=_quiz(task, tokenizer),
+        until=_until(task),
     )
-    trainer.run()
+    reach("arm.begun")
+    history = trainer.run()
+    reach("arm.trained")
     if teacher is not None:
         run.emit(Note(text=f"The teacher read {teacher.asked} tokens; what it had read before was still there."))
     ranks = adapter_ranks(model)
     save_model(_stock(model, texts), out, like=source)
+    reach("arm.saved")
     result = ArmResult(
         nll_by_window=[float(value) for value in _held_out(out, texts)],
         seconds=time.monotonic() - begun,
         parameters=read_architecture(out).parameters,
-        tokens=settings.steps * settings.windows_per_step * settings.window,
+        tokens=history.step * settings.windows_per_step * settings.window,
         compute=str(trainer.compute).removeprefix("torch."),
         ranks=ranks,
     )
     write_whole(done, json.dumps(vars(result)))
+    reach("arm.noted")
     return result
+
+
+def _until(task: Task) -> int | None:
+    """The step that a person chose to keep after the breaker had stopped the training."""
+    return task.after_stop.keep if task.after_stop is not None else None
+
+
+def _breaker(task: Task) -> Breaker:
+    """It only warns where a person chose to go on although it had stopped the training."""
+    anyway = task.after_stop is not None and task.after_stop.keep is None
+    return task.breaker.model_copy(update={"action": "warn"}) if anyway else task.breaker
+
+
+def _quiz(task: Task, tokenizer: Any) -> Callable[[Any], Probe] | None:
+    """The baseline's probe again, with few questions; None where the baseline was not asked."""
+    asked = task.baseline.probe if task.baseline else None
+    if asked is None:
+        return None
+    spec = task.phase.measure
+    items = asked.asked if spec is None or not spec.probe_items else spec.probe_items
+    seed = task.seed if spec is None else spec.seed
+    return lambda trained: probe(_inner(trained), tokenizer, asked.name, items=items, seed=seed, few=QUESTIONS)
 
 
 def _teacher(task: Task, settings: Train, tokenizer: Any) -> Teacher | None:

@@ -250,14 +250,17 @@ def save_model(model: Any, folder: Path, *, like: Path) -> None:
     import torch
 
     from scaler_wizard.architecture import read_architecture
+    from scaler_wizard.weights import check_disk
 
     dtype = getattr(torch, read_architecture(like).dtype)
+    check_disk(folder, sum(parameter.numel() for parameter in model.parameters()) * dtype.itemsize)
+    for file in [file for file in folder.iterdir() if file.is_file()]:
+        file.unlink()  # of an earlier attempt; it may be a link into a checkpoint, which must not be written through
+    model.to(dtype).save_pretrained(folder)
+    (folder / "config.json").unlink()
     for file in like.iterdir():
         if file.is_file() and not file.name.startswith("model") and file.name != "manifest.json":
             shutil.copyfile(file, folder / file.name)
-    config = (like / "config.json").read_text(encoding="utf-8")
-    model.to(dtype).save_pretrained(folder)
-    (folder / "config.json").write_text(config, encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ from uuid import UUID
 
 from scaler_wizard.breaker import relative_slope
 from scaler_wizard.contract import SignedContract, read_signed
-from scaler_wizard.events import Action, Cockpit, ContractState, Nonfinite, QualityMetrics, ResourceUsage, Status
+from scaler_wizard.events import Action, Cockpit, ContractState, Nonfinite, QualityMetrics, ResourceUsage, Stage, Status
 from scaler_wizard.gate import context_retention, fused_vibe, vibe
 from scaler_wizard.journal import Row
 from scaler_wizard.metrics import Measurement
@@ -31,7 +31,7 @@ def cockpit(run: Run) -> Cockpit:
     found = Cockpit(
         run_id=UUID(run.journal.get("uuid")),
         timestamp=datetime.now(UTC),
-        phase="P0" if begun is None else begun.data["stage"],
+        phase="P0" if begun is None else begun.data.get("stage") or _stage(run, str(begun.data["slug"])),
         step=_step(run, begun),
         status=_status(run, begun),
         quality_metrics=_quality(run, begun, gate),
@@ -55,7 +55,14 @@ def check(payload: dict[str, Any]) -> None:
 def _validator() -> Any:
     from jsonschema import Draft202012Validator, FormatChecker
 
-    return Draft202012Validator(Cockpit.model_json_schema(by_alias=True), format_checker=FormatChecker())
+    formats = FormatChecker(("uuid",))
+    formats.checks("date-time", raises=ValueError)(_is_moment)
+    return Draft202012Validator(Cockpit.model_json_schema(by_alias=True), format_checker=formats)
+
+
+def _is_moment(value: object) -> bool:
+    """jsonschema looks at no moment unless another package is there; ajv and pydantic do, and want a time zone."""
+    return not isinstance(value, str) or datetime.fromisoformat(value).tzinfo is not None
 
 
 def measurement_of(data: dict[str, Any] | None) -> Measurement | None:
@@ -67,6 +74,12 @@ def measurements(run: Run) -> tuple[Measurement | None, Measurement | None]:
     """Of the baseline, and of the newest thing that was measured on the way to the current checkpoint."""
     found = [one for row in run.lineage() if (one := measurement_of(row.data.get("measurement"))) is not None]
     return (found[0], found[-1]) if found else (None, None)
+
+
+def _stage(run: Run, slug: str) -> Stage:
+    """From the plan: journals of earlier releases do not say it."""
+    phases = load_yaml(run.folder / "plan.yaml").get("phases", [])
+    return next((phase["stage"] for phase in phases if slug == f"{phase['number']:03d}-{phase['name']}"), "P0")
 
 
 def _since(row: Row | None, begun: Row | None) -> bool:
@@ -125,12 +138,12 @@ def _resources(run: Run) -> ResourceUsage:
     row = run.last("usage")
     if row is None or run.status != "running":
         return ResourceUsage()
-    used, left = row.data, row.data["seconds_left"]
+    used, left = row.data, row.data.get("seconds_left")
     return ResourceUsage(
-        vram_used_gb=None if used["vram_bytes"] is None else used["vram_bytes"] / GIB,
-        vram_total_gb=None if used["vram_bytes"] is None else _vram_total(run),
+        vram_used_gb=None if used.get("vram_bytes") is None else used["vram_bytes"] / GIB,
+        vram_total_gb=None if used.get("vram_bytes") is None else _vram_total(run),
         ram_used_gb=used["ram_bytes"] / GIB,
-        cpu_utilization=used["cpu_percent"],
+        cpu_utilization=used.get("cpu_percent"),
         estimated_time_left_min=None if left is None else left / 60,
     )
 
@@ -181,4 +194,4 @@ def _audit(run: Run) -> dict[str, Any]:
     """The last decision and the last move: who, what, on which evidence."""
     kept = {"decision": ("gate", "action", "who", "how", "evidence_hash"), "moved": ("how", "before", "after", "who")}
     rows = {kind: run.last(kind) for kind in kept}
-    return {kind: {key: row.data[key] for key in kept[kind]} for kind, row in rows.items() if row is not None}
+    return {kind: {key: row.data.get(key) for key in kept[kind]} for kind, row in rows.items() if row is not None}

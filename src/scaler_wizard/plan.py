@@ -25,6 +25,7 @@ from scaler_wizard.estimate import (
     fitted,
     flops_per_second,
     healing_bytes,
+    healing_disk,
     measuring_bytes,
     merging_flops,
     proving_bytes,
@@ -239,12 +240,12 @@ def _phases(setting: Setting, target: int, operators: tuple[Operator, ...], view
     base, recipe = setting.base, setting.recipe
     spec = measure_spec(setting, target)
     short = spec.model_copy(update={"windows": 0, "probe": None, "probe_items": 0})
-    yield "P0", "baseline", "baseline", Baseline(), spec, _measuring(setting, base, spec, disk=0)
+    yield "P0", "baseline", "baseline", Baseline(), spec, _measuring(setting, base, spec, disk=_bytes(base))
     if operators:
         title = f"growth {wording.size(base.parameters)} -> {wording.size(view.parameters)}"
         cheapest = isinstance(operators[0], DuplicateLayers)
         change = Grow(operators=operators, parameters=view.parameters, cheapest=cheapest)
-        yield "P1", "grow", title, change, short, _measuring(setting, view, short, disk=_bytes(view))
+        yield "P1", "grow", title, change, short, _measuring(setting, view, short, disk=_bytes(view), proves=True)
     broken = promise(operators) == "no"
     if broken and target > setting.native and recipe.heal is not False:
         train = _first(setting, train_settings(setting, recipe.heal, setting.native, grows=True))
@@ -383,10 +384,10 @@ def train_settings(setting: Setting, heal: Heal, target: int, *, grows: bool) ->
 # -- estimates -------------------------------------------------------------------------------------------------------
 
 
-def _measuring(setting: Setting, view: Blueprint, spec: MeasureSpec, *, disk: int) -> Estimate:
+def _measuring(setting: Setting, view: Blueprint, spec: MeasureSpec, *, disk: int, proves: bool = False) -> Estimate:
     return Estimate(
         seconds=seconds(view, spec, setting.native, setting.threads),
-        memory_bytes=max(measuring_bytes(view, spec, item=setting.item_bytes), proving_bytes(view) if disk else 0),
+        memory_bytes=max(measuring_bytes(view, spec, item=setting.item_bytes), proving_bytes(view) if proves else 0),
         disk_bytes=disk + 4 * 2**20,
         basis=_basis(setting),
     )
@@ -408,13 +409,13 @@ def _training(setting: Setting, view: Blueprint, train: Train, spec: MeasureSpec
     return Estimate(
         seconds=seconds(view, spec, setting.native, setting.threads, extra=extra),
         memory_bytes=max(needed, measuring_bytes(view, spec, item=setting.item_bytes)),
-        disk_bytes=_bytes(view) + 4 * 2**20,
+        disk_bytes=_bytes(view) + healing_disk(view, setting.base, train) + 4 * 2**20,
         basis=_basis(setting),
     )
 
 
 def _merging(setting: Setting, view: Blueprint, merge: Merge, spec: MeasureSpec) -> Estimate:
-    measuring = _measuring(setting, view, spec, disk=_bytes(view))
+    measuring = _measuring(setting, view, spec, disk=_bytes(view), proves=True)
     assert measuring.memory_bytes is not None
     extra = merging_flops(view, merge)
     return Estimate(

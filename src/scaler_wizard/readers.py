@@ -12,6 +12,7 @@ import json
 import re
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from importlib import import_module
 from pathlib import Path, PurePosixPath
 from typing import IO, Any
@@ -23,6 +24,8 @@ PART_CHARACTERS = 4_000_000
 MEMBER_BYTES = 256 * 2**20
 """Largest file that is read out of an archive, and largest line of a table."""
 ARCHIVE_BYTES = 8 * 2**30
+CONTAINER = "META-INF/container.xml"
+"""Where an EPUB says which of its files is the book."""
 TEXT_COLUMNS = ("text", "content", "body", "document")
 ASKED = ("instruction", "input", "prompt", "question")
 ANSWERED = ("output", "completion", "response", "answer")
@@ -96,12 +99,21 @@ def _pdf(stream: IO[bytes]) -> Texts:
 
 def _docx(stream: IO[bytes]) -> Texts:
     docx = _library("docx")
+    _refuse_bomb(stream)
     try:
         document = docx.Document(stream)
     except (zipfile.BadZipFile, KeyError, ValueError, SyntaxError, docx.opc.exceptions.OpcError) as error:
         raise Unreadable(f"damaged Word file ({type(error).__name__})") from None
     cells = (cell.text for table in document.tables for row in table.rows for cell in row.cells)
     yield "", "\n".join([*(paragraph.text for paragraph in document.paragraphs), *cells])
+
+
+def _refuse_bomb(stream: IO[bytes]) -> None:
+    """python-docx unpacks everything at once; what is no archive it says itself."""
+    with suppress(zipfile.BadZipFile), zipfile.ZipFile(stream) as archive:
+        if sum(member.file_size for member in archive.infolist()) > MEMBER_BYTES:
+            raise Unreadable(f"would unpack to more than {MEMBER_BYTES // 2**20} MiB")
+    stream.seek(0)
 
 
 def _epub(stream: IO[bytes]) -> Texts:
@@ -112,10 +124,12 @@ def _epub(stream: IO[bytes]) -> Texts:
 
 
 def _spine(archive: zipfile.ZipFile) -> list[str]:
+    if CONTAINER not in archive.namelist():
+        raise Unreadable(f"damaged EPUB (no {CONTAINER})")
     try:
-        container = _library("bs4").BeautifulSoup(archive.read("META-INF/container.xml"), "html.parser")
+        container = _library("bs4").BeautifulSoup(_member(archive, CONTAINER), "html.parser")
         place = PurePosixPath(container.find("rootfile")["full-path"])
-        package = _library("bs4").BeautifulSoup(archive.read(str(place)), "html.parser")
+        package = _library("bs4").BeautifulSoup(_member(archive, str(place)), "html.parser")
         pages = {item["id"]: str(place.parent / item["href"]) for item in package.find_all("item")}
         return [pages[item["idref"]] for item in package.find_all("itemref")]
     except (KeyError, TypeError) as error:

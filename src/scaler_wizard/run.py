@@ -130,6 +130,8 @@ class Run:
             raise ScalerError(f"gate {gate} is not open", "see `scaler status` for the open one")
         if opened.data["evidence_hash"] != evidence_hash:
             raise ScalerError(f"gate {gate}: the evidence has changed", "look at it again: `scaler status`")
+        if action == "continue" and "stopped" not in opened.data.get("evidence", {}):
+            raise ScalerError(f"gate {gate}: nothing was stopped here", "approve it, or abort")
         return self.journal.add_once(
             "decision", {"gate": gate, "evidence_hash": evidence_hash, "action": action, "who": who, "how": how}
         )
@@ -180,6 +182,7 @@ class Run:
             reach("commit.renamed")
             sync(self.checkpoints)
             sync(self.folder)
+        self._publish()
         self.journal.add("committed", {"slug": slug, "manifest": manifest, **data})
         reach("commit.recorded")
         self.point(slug)
@@ -188,6 +191,15 @@ class Run:
         reach("commit.cleared")
         self.write_metadata()
         reach("commit.told")
+
+    def _publish(self) -> None:
+        """A report that the phase wrote is shown only now: its gate has passed."""
+        written = self.scratch / "report"
+        if written.is_dir():
+            shutil.rmtree(self.report, ignore_errors=True)
+            reach("publish.cleared")
+            written.rename(self.report)
+            sync(self.folder)
 
     def holds(self, folder: Path, manifest: str) -> bool:
         """Whether the folder has exactly this manifest."""

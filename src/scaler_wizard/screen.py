@@ -24,6 +24,7 @@ from scaler_wizard.view import evidence_rows
 QUIET_SECONDS = 9.0
 """A log that is no terminal gets a line at least this often."""
 ANSWERS: dict[str, Answer] = {"a": "approve", "p": "pause", "r": "rollback", "b": "abort"}
+STOP_ANSWERS: dict[str, Answer] = {**ANSWERS, "c": "continue"}
 WARNING_SECONDS = 20
 
 
@@ -137,11 +138,13 @@ class Screen:
             self._glance.gate = datetime.now() + timedelta(seconds=left)
             self._evidence(gate)
         warning = "  (answer soon, or the run pauses)" if left <= WARNING_SECONDS else ""
-        self._out.write(f"\r\x1b[2K[a]pprove [p]ause [r]ollback a[b]ort? {max(0, left):.0f} s{warning} ")
+        known = STOP_ANSWERS if "stopped" in gate.evidence else ANSWERS
+        more = " [c]ontinue anyway" if known is STOP_ANSWERS else ""
+        self._out.write(f"\r\x1b[2K[a]pprove [p]ause [r]ollback a[b]ort{more}? {max(0, left):.0f} s{warning} ")
         self._out.flush()
         if not select.select([sys.stdin], [], [], 0.3)[0]:
             return None
-        answer = ANSWERS.get(sys.stdin.readline().strip().lower()[:1])
+        answer = known.get(sys.stdin.readline().strip().lower()[:1])
         return None if answer is None else (answer, getpass.getuser(), "terminal")
 
     def _evidence(self, gate: Gate) -> None:

@@ -36,23 +36,26 @@ from scaler_wizard.events import (
 from scaler_wizard.executors import local
 from scaler_wizard.failpoints import reach
 from scaler_wizard.files import verify, write_whole
-from scaler_wizard.gate import Change, Verdict, judge, outside, tokens
+from scaler_wizard.gate import Change, Verdict, judge, outside, stopped, tokens
+from scaler_wizard.gpus import Gpu
 from scaler_wizard.grow import promise
 from scaler_wizard.hardware import detect
 from scaler_wizard.journal import Fenced, Row
 from scaler_wizard.metrics import Measurement
 from scaler_wizard.pace import Pace
-from scaler_wizard.phases import Export, Extend, Grow, Phase, Plan, Train
+from scaler_wizard.phases import Base, Baseline, Export, Extend, Grow, Phase, Plan, Train
 from scaler_wizard.recipe import load_yaml
 from scaler_wizard.record import from_json, to_json
 from scaler_wizard.recovery import recover
 from scaler_wizard.room import NoRoom, drop_ballast, full, is_full, keep_ballast, require
 from scaler_wizard.run import Run, locked
-from scaler_wizard.task import Task
+from scaler_wizard.snapshots import Snapshot, newest_sound
+from scaler_wizard.task import AfterStop, Task
 from scaler_wizard.upkeep import Scrub
 from scaler_wizard.usage import Meter, idle_processors
 
-Answer = Literal["approve", "pause", "abort", "rollback"]
+Answer = Literal["approve", "continue", "pause", "abort", "rollback"]
+"""continue: only where the breaker stopped a training; it goes on from its last good step, and is only warned."""
 POLL_SECONDS = 0.1
 GRACE_SECONDS = 15
 """Time that a worker has to end by itself; a rollback waits for it and has 30 seconds for everything."""
@@ -110,6 +113,8 @@ class Outcome:
     code: int | None = None
     telegram: Telegram | None = None
     progress: Progress | None = None
+    vram: int | None = None
+    """GPU memory that the worker used when it was last looked at; None without a GPU."""
     looked: float = 0.0
     """When the worker's use of the machine was last looked at, on the monotonic clock."""
     heard: float = field(default_factory=time.monotonic)
@@ -140,6 +145,9 @@ class Supervisor:
         self._need: int | None = None
         self._memory_limit = memory_limit(run, plan)
         self.contract = read_signed(load_yaml(run.folder / "contract.yaml")).contract
+        self._vram_limit = vram_limit(
+            detect(run.folder).gpus, min(plan.limits.memory_share, self.contract.memory_share)
+        )
 
     def conduct(self) -> None:
         """Do every phase that is not done; raises Paused where the run waits."""
@@ -206,18 +214,25 @@ class Supervisor:
             return
         summit = self._summit()
         phase = phase if summit is None else shortened(phase, summit)
-        gate = self._waiting_gate(phase)
         self._need = phase.estimate.disk_bytes
-        if gate is None:
-            require(self.run.folder, self._need or 0, f"phase {phase.slug}")
-            self.run.journal.add("phase_started", {"slug": phase.slug, "stage": phase.stage}, phase=phase.slug)
-            reach("phase.started")
-            self._pace.start(phase)
-            self._tell("phase", phase)
-            gate = self._open_gate(phase, self._work(phase))
-        self._settle(gate)
+        gate = self._waiting_gate(phase) or self._attempt(phase)
+        while not self._settle(gate):
+            gate = self._attempt(phase)
 
-    def _work(self, phase: Phase) -> Done:
+    def _attempt(self, phase: Phase) -> Gate:
+        require(self.run.folder, self._need or 0, f"phase {phase.slug}")
+        self.run.journal.add("phase_started", {"slug": phase.slug, "stage": phase.stage}, phase=phase.slug)
+        reach("phase.started")
+        self._pace.start(phase)
+        self._tell("phase", phase)
+        outcome = self._work(phase)
+        if outcome.done is not None:
+            return self._open_gate(phase, outcome.done)
+        if (good := self._last_good(phase, outcome)) is not None:
+            return self._open_stop(phase, outcome, good)
+        raise self._ended(phase, outcome)
+
+    def _work(self, phase: Phase) -> Outcome:
         file = self.run.folder / "task.json"
         task = self._task(phase, threads=self._threads(phase, file))
         self._clear_staging(phase)
@@ -228,9 +243,7 @@ class Supervisor:
         outcome = self._watch(phase, worker)
         reach("phase.worker-ended")
         self._pace.done()
-        if outcome.done is not None:
-            return outcome.done
-        raise self._ended(phase, outcome)
+        return outcome
 
     def _clear_staging(self, phase: Phase) -> None:
         """An attempt of this very phase is kept, since a worker can go on from it; any other is thrown away."""
@@ -247,22 +260,30 @@ class Supervisor:
             run_id=self.run.id,
             trace_id=self.run.journal.get("uuid") or "",
             phase=phase,
-            base=self.plan.base,
+            base=self._base(),
             current=self.run.checkpoints / current if current else self.plan.base.folder,
             staging=self.run.staging,
             scratch=self.run.scratch,
-            report=self.run.report if isinstance(phase.change, Export) else None,
+            report=self.run.scratch / "report" if isinstance(phase.change, Export) else None,
             run_folder=self.run.folder,
             data=self.plan.data,
             target_context=self._summit() or self.plan.context,
             baseline=self.measurement(self.plan.phases[0].slug),
             grown_by=self.plan.grown_by(current, self.run.evidence()),
             breaker=self.plan.breaker,
+            after_stop=self._after_stop(phase),
             memory_limit_bytes=self._memory_limit,
             threads=threads,
             compute_dtype=self._compute_dtype(),
             seed=self.plan.seed,
         )
+
+    def _base(self) -> Base:
+        """As the first phase staged and measured it: what a person does to the folder that it came from is theirs."""
+        first = self.plan.phases[0]
+        staged = self.run.checkpoints / first.slug
+        kept = isinstance(first.change, Baseline) and staged.is_dir()
+        return self.plan.base.model_copy(update={"folder": staged}) if kept else self.plan.base
 
     def _compute_dtype(self) -> tuple[str, str] | None:
         """As the first phase found it, so that every phase's figures compare."""
@@ -394,6 +415,7 @@ class Supervisor:
             doing="starting" if progress is None else progress.doing,
             seconds_left=self._pace.seconds_left(),
         )
+        outcome.vram = usage.vram_bytes
         self.run.journal.add("usage", usage.model_dump(), phase=phase.slug, durable=False)
         self._tell("usage", usage)
         for slug, wrong in self._scrub.found():
@@ -404,8 +426,9 @@ class Supervisor:
     def _wish(self, outcome: Outcome, meter: Meter) -> Literal["pause", "abort"] | None:
         if self._stop is None:
             self._stop = self._requested()
-        if self._stop is None and (used := meter.ram()) > self._memory_limit:
-            outcome.telegram = _memory_telegram(used, self._memory_limit)
+        told = over(meter.ram(), self._memory_limit) or over(outcome.vram, self._vram_limit, what="GPU memory")
+        if self._stop is None and told is not None:
+            outcome.telegram = told
             self.run.journal.add("telegram", outcome.telegram.model_dump())
             self._tell("telegram", outcome.telegram)
             return "abort"
@@ -465,6 +488,54 @@ class Supervisor:
         reach("discard.staging")
         shutil.rmtree(self.run.scratch, ignore_errors=True)
 
+    # -- after the breaker ---------------------------------------------------------------------------------------------
+
+    def _last_good(self, phase: Phase, outcome: Outcome) -> Snapshot | None:
+        """The snapshot on offer where a limit stopped a training; None where there is none, or nothing stopped it."""
+        told = outcome.telegram
+        if told is None or not told.hard or told.cause == "stall" or not isinstance(phase.change, Train):
+            return None
+        if (self.run.scratch / "grown.json").exists():  # it is trained; what was stopped is the control
+            return None
+        return newest_sound(self.run.scratch, "grown")[0]
+
+    def _open_stop(self, phase: Phase, outcome: Outcome, good: Snapshot) -> Gate:
+        """A gate without a staged model: what was seen, and what can be kept."""
+        assert outcome.telegram is not None
+        assert isinstance(phase.change, Train)
+        told, steps = outcome.telegram, phase.change.steps
+        last = self.run.last("step", phase=phase.slug)
+        at = told.step or (0 if last is None else int(last.data["step"]))
+        rows = self.run.journal.events(self._begun(), kinds=("evaluated",), phase=phase.slug)
+        evidence = {
+            "stopped": {
+                "cause": told.cause,
+                "step": at,
+                "steps": steps,
+                "value": told.value,
+                "limit": told.limit,
+                "sentence": told.sentence,
+                "evaluations": [[row.data["step"], row.data["nll"]] for row in rows if row.data["arm"] == "grown"],
+                "kept": good.step,
+                "snapshot": good.file.name,
+            }
+        }
+        return self._gate(phase, stopped(told.sentence, step=at, steps=steps, kept=good.step), evidence)
+
+    def _begun(self) -> int:
+        begun = self.run.last("phase_started")
+        return 0 if begun is None else begun.seq
+
+    def _after_stop(self, phase: Phase) -> AfterStop | None:
+        """What a person chose at the stop of this attempt; the newest gate is another one as soon as it has led on."""
+        row = self.run.last("gate")
+        if row is None or row.data["phase"] != phase.slug or row.data["on"] != self.run.current:
+            return None
+        chosen, stop = self.run.decision(row.data["gate"]), row.data["evidence"].get("stopped")
+        if stop is None or chosen is None or chosen.data["action"] not in ("approve", "continue"):
+            return None
+        return AfterStop(keep=stop["kept"] if chosen.data["action"] == "approve" else None)
+
     # -- gates -------------------------------------------------------------------------------------------------------
 
     def _waiting_gate(self, phase: Phase) -> Gate | None:
@@ -485,6 +556,9 @@ class Supervisor:
 
     def _is_as_shown(self, row: Row) -> bool:
         """Whether what is staged is, byte for byte, what the gate's evidence was measured on."""
+        stop = row.data["evidence"].get("stopped")
+        if stop is not None:
+            return Snapshot(self.run.scratch / stop["snapshot"], stop["kept"]).sound()
         try:
             verify(self.run.staging, row.data["evidence"]["manifest"], hashes=True)
         except (ScalerError, KeyError):
@@ -544,25 +618,28 @@ class Supervisor:
     def _deadline(self) -> float:
         return time.monotonic() + self.contract.response_window_sec
 
-    def _settle(self, gate: Gate) -> None:
+    def _settle(self, gate: Gate) -> bool:
+        """Whether the phase is over; False: a stopped training is taken up again as the answer says."""
         self._tell("gate", gate)
         if gate.verdict.action == "rollback":
             self._discard()
             raise Stopped(gate.verdict.sentence, "; ".join(gate.verdict.reasons) or "the phase was undone")
         if self._stops(gate):
             self._end_ladder(gate)
-            return
+            return True
         answer = self._answer(gate)
         reach("gate.answered")
         self._tell("decision", answer)
-        if answer == "approve":
-            self._commit(gate)
-        elif answer == "pause":
+        if answer == "pause":
             raise Paused(gate.verdict.sentence, "answer with `scaler approve`, or run the same command again")
-        else:
-            self._discard()
-            word = "aborted" if answer == "abort" else "the phase was undone"
-            raise Stopped(f"{self.run.id}: {word} at the gate of {gate.phase.slug}", "earlier checkpoints remain")
+        if answer in ("approve", "continue"):
+            if "stopped" in gate.evidence:
+                return False
+            self._commit(gate)
+            return True
+        self._discard()
+        word = "aborted" if answer == "abort" else "the phase was undone"
+        raise Stopped(f"{self.run.id}: {word} at the gate of {gate.phase.slug}", "earlier checkpoints remain")
 
     def _stops(self, gate: Gate) -> bool:
         """Whether a limit, not only the contract, speaks against a rung whose plan says that this ends the ladder."""
@@ -641,9 +718,18 @@ def _stall_telegram(silent: float, limit: float) -> Telegram:
     return Telegram(cause="stall", step=0, value=silent, limit=limit, sentence=words)
 
 
-def _memory_telegram(used: int, limit: int) -> Telegram:
-    words = f"Memory {used / 2**30:.1f} GiB is above the limit of {limit / 2**30:.1f} GiB."
+def over(used: int | None, limit: int | None, *, what: str = "Memory") -> Telegram | None:
+    """The telegram of a worker that uses more than it may; None where it does not, or where nothing is measured."""
+    if used is None or limit is None or used <= limit:
+        return None
+    words = f"{what} {used / 2**30:.1f} GiB is above the limit of {limit / 2**30:.1f} GiB."
     return Telegram(cause="memory", step=0, value=float(used), limit=float(limit), sentence=words)
+
+
+def vram_limit(gpus: Sequence[Gpu], share: float) -> int | None:
+    """Most bytes of GPU memory, on all GPUs together; None where no GPU has a memory of its own."""
+    total = sum(gpu.vram_bytes or 0 for gpu in gpus)
+    return int(total * share) if total else None
 
 
 def memory_limit(run: Run, plan: Plan) -> int:

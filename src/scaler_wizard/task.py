@@ -11,6 +11,13 @@ from scaler_wizard.recipe import Breaker
 from scaler_wizard.record import Record
 
 
+class AfterStop(Record):
+    """What a person chose after the breaker had stopped the training."""
+
+    keep: int | None
+    """End at this step, the last good one; null: go on from there, and only warn."""
+
+
 class Task(Record):
     """One phase for one worker; the very same file runs on a local child, under torchrun or on another machine."""
 
@@ -42,6 +49,8 @@ class Task(Record):
     """Growth operators between the base and `current`; training needs them to know what is new."""
     breaker: Breaker
     """When training is stopped."""
+    after_stop: AfterStop | None = None
+    """What was chosen after it had been stopped; null where it was not."""
     memory_limit_bytes: int
     """Most memory that the worker may use."""
     threads: int
@@ -50,3 +59,7 @@ class Task(Record):
     """Type to compute in and why, as the first phase found it; null in the first phase, which probes."""
     seed: int
     """Seed of everything random."""
+
+    def owns(self, folder: Path) -> bool:
+        """Whether a folder lies in the run folder, where nobody else writes."""
+        return folder.is_relative_to(self.run_folder)

@@ -9,12 +9,11 @@ from __future__ import annotations
 
 import gc
 import math
-import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import IO, Any, Literal, Protocol
 
 import torch
 
@@ -22,9 +21,13 @@ from scaler_wizard.attention import by_piece
 from scaler_wizard.batches import Batch, Text, batches, targets_of
 from scaler_wizard.distill import View, distilled_loss
 from scaler_wizard.events import Evaluated, Note, Step, Telegram, WorkerEvent
+from scaler_wizard.failpoints import reach
 from scaler_wizard.losses import linear_cross_entropy
+from scaler_wizard.metrics import Probe
 from scaler_wizard.phases import Train
+from scaler_wizard.room import full, is_full, require
 from scaler_wizard.schedule import learning_rate
+from scaler_wizard.snapshots import newest_sound, snapshots, take
 
 SNAPSHOT_SECONDS = 20.0
 SNAPSHOT_SHARE = 0.05
@@ -58,7 +61,9 @@ class Watch(Protocol):
     def observe(self, step: int, loss: float) -> Telegram | None:
         """After every step."""
 
-    def observe_evaluation(self, step: int, nll: float, accuracy: float | None = None) -> Telegram | None:
+    def observe_evaluation(
+        self, step: int, nll: float, accuracy: float | None = None, asked: int | None = None
+    ) -> Telegram | None:
         """After every evaluation."""
 
     def state(self) -> dict[str, Any]:
@@ -85,6 +90,12 @@ class History:
     step: int = 0
     losses: list[float] = field(default_factory=list)
     evaluations: list[tuple[int, float]] = field(default_factory=list)
+
+    @property
+    def best(self) -> int:
+        """The step after which the calibration text was read best; 0 before the first evaluation."""
+        read = [(nll, -step) for step, nll in self.evaluations if math.isfinite(nll)]
+        return -min(read, default=(0.0, 0))[1]
 
 
 # -- what learns -----------------------------------------------------------------------------------------------------
@@ -125,8 +136,8 @@ class Trainer:
     """Loss on calibration text, nats per token."""
     watch: Watch
     emit: Emit
-    snapshot: Path
-    """File that an interrupted training goes on from."""
+    scratch: Path
+    """Folder of the snapshots that an interrupted training goes on from."""
     should_stop: Callable[[], bool]
     seed: int
     compute: torch.dtype | None = None
@@ -136,11 +147,19 @@ class Trainer:
     """What learns; None: everything that requires a gradient already."""
     teacher: Asked | None = None
     """Where the settings distil: whom to ask."""
+    quiz: Callable[[Any], Probe] | None = None
+    """Asks the model a few questions at every evaluation; None: nothing is asked."""
+    until: int | None = None
+    """The last step, where training ends earlier than its schedule; None: where the schedule ends."""
     _at_once: int = 0
     """Windows in memory at once."""
     _checkpointing: bool = False
     _paces: list[float] = field(default_factory=list)
     """Seconds of each step so far."""
+    _saved: float = 0.0
+    """When the last snapshot was written, on the monotonic clock."""
+    _saving: float = 0.0
+    """Seconds that it took."""
 
     def run(self) -> History:
         """Train to the last step. Raises Interrupted or Tripped."""
@@ -149,30 +168,47 @@ class Trainer:
             _groups(self.model, self.settings, self.spans), lr=0.0, betas=(0.9, 0.95), fused=True
         )
         history = self._restore(optimizer)
+        reach("train.restored")
         narrow_frozen(self.model, self._compute())
+        try:
+            self._steps(optimizer, parameters, history)
+        except Tripped:
+            for one in snapshots(self.scratch, self.arm):
+                if one.step > history.best:  # what follows the best evaluation led to the stop
+                    one.file.unlink(missing_ok=True)
+            raise
+        self.model.float()
+        return history
+
+    def _steps(self, optimizer: torch.optim.Optimizer, parameters: list[torch.nn.Parameter], history: History) -> None:
+        last = self.settings.steps if self.until is None else self.until
         if not history.evaluations:
             self._evaluate(history)
-        told = saved = time.monotonic()
-        pause = SNAPSHOT_SECONDS
-        while history.step < self.settings.steps:
+            self._save(optimizer, history)
+        told = self._saved = time.monotonic()
+        while history.step < last:
             if self.should_stop():
                 self._save(optimizer, history)
                 raise Interrupted
             begun = time.monotonic()
             event = self._step(optimizer, parameters, history, begun)
-            if begun - told > EVENT_SECONDS or history.step in (1, self.settings.steps):
+            reach("train.stepped")
+            if begun - told > EVENT_SECONDS or history.step in (1, last):
                 told = begun
                 self.emit(event)
             self._heed(self.watch.observe(event.step, event.loss), event)
             self._foretell(history, begun)
-            if history.step % self.settings.evaluate_every == 0 or history.step == self.settings.steps:
+            if history.step % self.settings.evaluate_every == 0 or history.step == last:
                 self._evaluate(history)
-            if (now := time.monotonic()) - saved > pause:
+            if self._due(history):
                 self._save(optimizer, history)
-                saved = time.monotonic()
-                pause = max(SNAPSHOT_SECONDS, (saved - now) / SNAPSHOT_SHARE)
-        self.model.float()
-        return history
+
+    def _due(self, history: History) -> bool:
+        """Whether to write a snapshot: from time to time, and at the best evaluation so far, at little cost."""
+        pause = self._saving / SNAPSHOT_SHARE
+        if history.best != history.step:
+            pause = max(SNAPSHOT_SECONDS, pause)
+        return time.monotonic() - self._saved > pause
 
     def _foretell(self, history: History, begun: float) -> None:
         """After a few steps, how long the rest takes; the first step also warms up and does not count."""
@@ -314,17 +350,32 @@ class Trainer:
         self.model.eval()
         with autocast(self.model.device, self.compute or torch.float32):
             nll = self.evaluate(self.model)
+            answers = None if self.quiz is None else self.quiz(self.model)
         self.model.train()
         history.evaluations.append((history.step, nll))
-        self.emit(Evaluated(step=history.step, nll=nll, perplexity=math.exp(min(nll, 700.0)), arm=self.arm))
-        self._heed(self.watch.observe_evaluation(history.step, nll), None)
+        right, asked = (None, None) if answers is None else (answers.accuracy, answers.asked)
+        share = None if right is None else right.value
+        self.emit(
+            Evaluated(
+                step=history.step,
+                nll=nll,
+                perplexity=math.exp(min(nll, 700.0)),
+                accuracy=share,
+                accuracy_interval=right,
+                asked=asked,
+                arm=self.arm,
+            )
+        )
+        reach("train.evaluated")
+        self._heed(self.watch.observe_evaluation(history.step, nll, share, asked), None)
 
     def _heed(self, telegram: Telegram | None, step: Step | None) -> None:
         if telegram is None:
             return
         if step is not None:
             self.emit(step)
-        self.emit(telegram)
+        alone = {"hard": False} if self.arm == "control" else {}  # what stops a control does not stop the phase
+        self.emit(telegram.model_copy(update=alone))
         if telegram.hard:
             raise Tripped(telegram)
 
@@ -341,17 +392,26 @@ class Trainer:
             "at_once": self._at_once,
             "checkpointing": self._checkpointing,
         }
-        beside = self.snapshot.with_suffix(".new")
-        with beside.open("wb") as stream:
+
+        def write(stream: IO[bytes]) -> None:
             torch.save(state, stream)
-            stream.flush()
-            os.fsync(stream.fileno())
-        beside.rename(self.snapshot)
+
+        begun, need = time.monotonic(), _bytes(state)
+        require(self.scratch, need, f"the snapshot of step {history.step}")
+        try:
+            take(self.scratch, self.arm, history.step, write, best=history.best)
+        except OSError as error:
+            raise (full(self.scratch, need) if is_full(error) else error) from None
+        self._saved = time.monotonic()
+        self._saving = self._saved - begun
 
     def _restore(self, optimizer: torch.optim.Optimizer) -> History:
-        if not self.snapshot.exists():
+        found, damaged = newest_sound(self.scratch, self.arm, until=self.until)
+        for words in damaged:
+            self.emit(Note(text=words))
+        if found is None:
             return History()
-        state = torch.load(self.snapshot, weights_only=True)
+        state = torch.load(found.file, weights_only=True)
         with torch.no_grad():
             for name, parameter in self.model.named_parameters():
                 if parameter.requires_grad:
@@ -365,6 +425,14 @@ class Trainer:
         history = History(**state["history"])
         self.emit(Note(text=f"Training goes on from step {history.step} of {self.settings.steps}."))
         return history
+
+
+def _bytes(state: Any) -> int:
+    """Of every tensor in it."""
+    if isinstance(state, torch.Tensor):
+        return int(state.numel()) * int(state.element_size())
+    parts = state.values() if isinstance(state, dict) else state if isinstance(state, (list, tuple)) else ()
+    return sum(_bytes(part) for part in parts)
 
 
 def _groups(model: Any, settings: Train, spans: Spans | None) -> list[dict[str, Any]]:

@@ -91,6 +91,7 @@ def tidy(run: Run) -> int:
             left.path.unlink()
         reach("tidy.deleted")
         freed += left.bytes
+    run.write_metadata()
     return freed
 
 
@@ -99,6 +100,7 @@ def pin(run: Run, name: str, *, who: str) -> None:
     if not (run.folder / "superseded" / name).is_dir():
         raise ScalerError(f"{name}: no superseded attempt of {run.id}", f"see {run.folder / 'superseded'}")
     run.journal.add("pinned", {"name": name, "who": who})
+    run.write_metadata()
 
 
 def _verifies(folder: Path) -> bool:

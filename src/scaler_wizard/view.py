@@ -93,7 +93,9 @@ def status_rows(run: Run) -> Rows:
 def evidence_rows(evidence: dict[str, Any]) -> Rows:
     """The figures of a gate, as a person reads them."""
     rows: Rows = []
-    proof, training = evidence.get("proof"), evidence.get("training")
+    proof, training, stop = evidence.get("proof"), evidence.get("training"), evidence.get("stopped")
+    if stop:
+        rows += stop_rows(stop)
     if proof:
         rows.append(("proof", str(proof["reason"])))
     if training:
@@ -113,6 +115,17 @@ def _against(measure: dict[str, Any]) -> str:
     """The merged model's figure, those of its parents, and the difference to the best of them."""
     parents = ", ".join(f"{name} {value:.3f}" for name, value in measure["parents"].items())
     return f"{measure['merged']:.3f}; {parents}; {interval(Interval.read(measure['gain'], 'gain'))}"
+
+
+def stop_rows(stop: dict[str, Any]) -> Rows:
+    """Why the breaker stopped a training, what it had seen, and what can be chosen."""
+    read = ", ".join(f"{step}: {nll:.3f}" for step, nll in stop["evaluations"][-6:])
+    return [
+        ("stopped by", f"{stop['cause']} at step {stop['step']} of {stop['steps']}"),
+        ("loss after step", read or "not evaluated"),
+        ("approve", f"keeps the model of step {stop['kept']}"),
+        ("go on anyway", "scaler approve --anyway trains on from there; the breaker then only warns"),
+    ]
 
 
 def measurement_rows(measured: Measurement) -> Rows:

@@ -19,9 +19,11 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 from scaler_wizard.errors import ScalerError
 from scaler_wizard.events import Done, Failed, Note, Progress, Step, WorkerEvent
+from scaler_wizard.failpoints import reach
 from scaler_wizard.metrics import Measurement
 from scaler_wizard.phases import Change, Extend, Grow, Train
 from scaler_wizard.record import to_json
+from scaler_wizard.room import Full, NoRoom
 from scaler_wizard.task import Task
 from scaler_wizard.untrusted.folder import stage
 
@@ -61,8 +63,10 @@ class Lines:
 
     def __call__(self, event: WorkerEvent) -> None:
         """Write one event and hand it over at once."""
+        reach("worker.saying")
         self._out.write(to_json(event) + "\n")
         self._out.flush()
+        reach("worker.said")
 
     def progress(self, share: float, doing: str) -> None:
         """Say how far the phase is; the time left follows from the pace so far."""
@@ -91,6 +95,7 @@ class Lines:
 
 def main(arguments: list[str]) -> int:
     """Carry one task out."""
+    reach("worker.started")
     task = Task.load(Path(arguments[0]))
     lines = Lines(sys.stdout)
     signal.signal(signal.SIGTERM, _stop)
@@ -103,6 +108,7 @@ def main(arguments: list[str]) -> int:
     except Exception as error:  # noqa: BLE001 - the border of the process: every failure becomes an event
         lines(_failed(error))
         return 2
+    reach("worker.ending")
     return 0
 
 
@@ -135,6 +141,8 @@ def _prepare(task: Task) -> None:
 def _failed(error: Exception) -> Failed:
     if isinstance(error, Refused):
         return error.failed
+    if isinstance(error, (NoRoom, Full)):
+        return Failed(reason="disk", wrong=error.wrong, cure=error.cure)
     if isinstance(error, ScalerError):
         return Failed(reason="input", wrong=error.wrong, cure=error.cure)
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
@@ -162,7 +170,8 @@ def baseline(task: Task, lines: Lines) -> Done:
     """P0: stage the base as it is and measure it."""
     from scaler_wizard.models import best_dtype
 
-    stage(task.current, task.staging)
+    stage(task.current, task.staging, link=task.owns(task.current))
+    reach("baseline.staged")
     evidence: dict[str, Any] = {"compute_dtype": list(best_dtype())}
     start = 0.0
     if task.target_context > task.base.native_context:
@@ -197,12 +206,14 @@ def grow(task: Task, lines: Lines) -> Done:
     program = grow_program(architecture, operators, seed=task.seed)
     write(program, task.staging, seed=task.seed, threads=task.threads, hash=False)  # sealing the stage hashes it
     copy_companions(task.current, task.staging)
+    reach("grow.written")
     lines.progress(0.05, "proving that the function is kept")
     proof = prove(task.current, task.staging, prompts(task), promised=promise(operators), program=program)
     if not proof.passed:
         raise Refused(
             Failed(reason="proof", wrong=f"growth is not exact: {proof.reason}", cure="nothing was kept; see the log")
         )
+    reach("grow.proved")
     lines(Note(text=proof.reason))
     done = [operator.model_dump(mode="json") for operator in operators]
     told = {**evidence, "operators": done, "proof": proof.model_dump(mode="json")}
@@ -231,8 +242,10 @@ def extend(task: Task, lines: Lines) -> Done:
     config, evidence = choose(task, lambda done, doing: lines.progress(share * done, doing))
     for caution in evidence["window"]["cautions"]:
         lines(Note(text=caution))
-    stage(task.current, task.staging)
+    reach("extend.chosen")
+    stage(task.current, task.staging, link=task.owns(task.current))
     _replace(task.staging / "config.json", config)
+    reach("extend.staged")
     tokenizer_file = task.staging / "tokenizer_config.json"
     if tokenizer_file.exists():
         tokenizer = json.loads(tokenizer_file.read_text(encoding="utf-8"))
@@ -281,12 +294,14 @@ def export(task: Task, lines: Lines) -> Done:
     from scaler_wizard.report import write_report
     from scaler_wizard.story import tell
 
-    stage(task.current, task.staging)
+    stage(task.current, task.staging, link=task.owns(task.current))
     lines.progress(0.2, "writing the report")
     story = tell(task.run_folder)
     write_card(story, task.staging)
+    reach("export.card")
     assert task.report is not None
     write_report(story, task.report)
+    reach("export.report")
     return Done(evidence={"report": "report/report.md"})
 
 
@@ -308,6 +323,7 @@ def measured(task: Task, lines: Lines, *, start: float = 0.0) -> Measurement | N
 
     if task.phase.measure is None:
         return None
+    reach("measure.begun")
     tokenizer = load_tokenizer(task.staging)
     held_out = encode(load_corpus(task.data).heldout, tokenizer)
     return measure(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import pickle
 import random
 import shutil
 import signal
@@ -15,6 +16,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import trial
 from trial import Ended, Fault, begin, check_finished, conduct, expected, finish
@@ -50,6 +52,36 @@ class Result:
             yield
         except AssertionError as error:
             self.lost.append(f"{what}: {error!s:.300}")
+
+
+def spread(
+    campaign: Callable[..., Result], place: Path, *, count: int, seed: int, processes: int = 6, **settings: Any
+) -> Result:
+    """The same campaign in several processes at once, each with its part of the trials: most of a trial is waiting."""
+    children = []
+    for number in range(processes):
+        part = place / f"part-{number}"
+        part.mkdir(parents=True)
+        child = os.fork()
+        if child == 0:
+            code = 1
+            try:
+                found = campaign(part, count=-(-count // processes), seed=seed * 100 + number, **settings)
+                (part / "result").write_bytes(pickle.dumps(found))
+                code = 0
+            finally:
+                os._exit(code)
+        children.append((child, part / "result"))
+    parts = []
+    for child, file in children:
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0, "a process of the campaign failed"
+        parts.append(pickle.loads(file.read_bytes()))  # noqa: S301 - our own
+    whole = Result(parts[0].name)
+    for one in parts:
+        whole.trials += one.trials
+        whole.lost += one.lost
+        whole.seconds += one.seconds
+    return whole
 
 
 # -- R1: kill -9 -------------------------------------------------------------------------------------------------------
@@ -225,7 +257,7 @@ def _cut_once(scratch: Path, mount: Path, chance: random.Random, before: Callabl
     """Acknowledged facts up to the cut; they are noted on another disk."""
     notes = scratch / "acknowledged"
     folder = begin(mount)
-    os.sync() if before is None else _sync_only(mount)
+    subprocess.run(["sync", "-f", str(mount)], check=True)
     handle = os.open(mount, os.O_RDONLY)
     wait = chance.uniform(0.0, 1.0)
     child = os.fork()
@@ -249,10 +281,6 @@ def _wait_for_a_decision(notes: Path) -> None:
         time.sleep(0.05)
 
 
-def _sync_only(mount: Path) -> None:
-    subprocess.run(["sync", "-f", str(mount)], check=True)
-
-
 def without_flushing() -> None:
     """The mutant: nothing is ever flushed."""
     from scaler_wizard import journal
@@ -274,10 +302,14 @@ def _small_disk(place: Path, size: int) -> Iterator[Path]:
         _unmount(place)
 
 
-def fill_disk(place: Path, *, sizes: list[int]) -> Result:
-    """A run on a disk of each size; where it does not fit it pauses, and goes on when the disk has grown."""
-    result, like = Result("full disk"), expected(place / "reference")
-    for size in sizes:
+SMALLEST_DISK, LARGEST_DISK = 100_000, 1_600_000
+
+
+def fill_disk(place: Path, *, count: int, seed: int) -> Result:
+    """A run on a disk of some size; where it does not fit it pauses, and goes on when the disk has grown."""
+    chance, result, like = random.Random(seed), Result("full disk"), expected(place / "reference")
+    for _ in range(count):
+        size = chance.randrange(SMALLEST_DISK, LARGEST_DISK)
         with _small_disk(place / "small", size) as disk, result.trial(f"{size} bytes"):
             notes = place / f"full-{size}"
             try:
@@ -506,7 +538,7 @@ def can_limit_memory() -> str | None:
     return None
 
 
-def run_out_of_memory(place: Path, *, count: int) -> Result:
+def run_out_of_memory(place: Path, *, count: int, seed: int = 0) -> Result:
     """The worker eats all memory of a control group: it goes first, the supervisor lives, the run pauses."""
     result, like = Result("out of memory"), expected(place / "reference")
     greedy = place / "greedy.py"
@@ -561,6 +593,21 @@ def roll_back(place: Path, *, size: int, count: int) -> Result:
             assert run.current == "001-second"
             assert _bytes_on_disk(folder) - weighs < 2**18, "a rollback copied something"
     run.journal.close()
+    return result
+
+
+def roll_back_by_command(place: Path, *, size: int, count: int) -> Result:
+    """`scaler rollback` and `scaler undo` as a person runs them, from the start of Python to the end."""
+    result = Result(f"scaler rollback at {size / 2**30:.1f} GB")
+    folder = _large_run(place / "command", size)
+    for number in range(count):
+        with result.trial(str(number)):
+            for verb, slug in (("rollback", "000-first"), ("undo", "001-second")):
+                begun = time.perf_counter()
+                command = [trial.sys.executable, "-m", "scaler_wizard", verb, "--runs", str(folder.parent)]
+                subprocess.run(command, check=True, capture_output=True)
+                result.seconds.append(time.perf_counter() - begun)
+                assert Run(folder).current == slug
     return result
 
 

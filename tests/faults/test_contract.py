@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import sys
@@ -17,12 +18,14 @@ from trial import WORKER, Fault, begin, conduct, plan
 from scaler_wizard import failpoints
 from scaler_wizard.contract import Contract, read_signed, sign
 from scaler_wizard.errors import ScalerError
+from scaler_wizard.gpus import Gpu
 from scaler_wizard.journal import Journal
 from scaler_wizard.phases import Extend, Plan
 from scaler_wizard.plan import to_yaml
 from scaler_wizard.preview import preview
 from scaler_wizard.recipe import load_yaml
 from scaler_wizard.run import Run, create, in_use, locked, stand_still
+from scaler_wizard.supervisor import over, vram_limit
 
 NOW = datetime(2026, 1, 2, tzinfo=UTC)
 
@@ -116,6 +119,17 @@ def test_a_worker_above_the_memory_limit_is_stopped(tmp_path: Path) -> None:
     assert ended.seconds < 20
 
 
+def test_gpu_memory_has_its_limit_too_and_what_nobody_measured_breaks_none() -> None:
+    cards = [Gpu(vendor="nvidia", name="a", vram_bytes=8 * 2**30, basis="NVML") for _ in range(2)]
+    limit = vram_limit(cards, 0.9)
+    assert limit == int(16 * 2**30 * 0.9)
+    told = over(15 * 2**30, limit, what="GPU memory")
+    assert told is not None and (told.cause, told.hard) == ("memory", True)
+    assert told.sentence == "GPU memory 15.0 GiB is above the limit of 14.4 GiB."
+    assert over(14 * 2**30, limit) is None and over(None, limit) is None
+    assert vram_limit([], 0.9) is None and over(2**40, None) is None
+
+
 # -- 2: jumps ----------------------------------------------------------------------------------------------------------
 
 
@@ -190,7 +204,7 @@ def test_every_phase_is_a_checkpoint_and_any_of_them_can_be_gone_back_to(tmp_pat
         assert [work.phase for work in seen.leaves] == [name for name in slugs if slug < name <= (run.current or "")]
         assert run.rollback(slug, who="Ada") == f"Rollback complete; you are now at phase {int(slug[:3])} ({slug[4:]})."
         assert run.current == slug
-    assert run.status == "paused"
+    assert run.status == json.loads((folder / "run.json").read_text(encoding="utf-8"))["status"] == "paused"
     run.undo(who="Ada")
     assert run.current == slugs[1]
     run.rollback(slugs[0], who="Ada")
@@ -304,3 +318,37 @@ def test_a_run_of_the_first_journal_format_is_taken_over(tmp_path: Path) -> None
     newer.close()
     with pytest.raises(ScalerError, match="newer release"):
         Run(folder)
+
+
+# -- whose files ------------------------------------------------------------------------------------------------------
+
+
+def test_a_base_that_its_owner_edits_in_place_harms_no_checkpoint(tmp_path: Path) -> None:
+    from scaler_wizard.untrusted.folder import stage
+
+    base, linked, copied = (tmp_path / name for name in ("base", "linked", "copied"))
+    for folder in (base, linked, copied):
+        folder.mkdir()
+    (base / "model.safetensors").write_bytes(b"the base")
+    stage(base, linked, link=True)
+    stage(base, copied, link=False)
+    with (base / "model.safetensors").open("r+b") as file:
+        file.write(b"HIS")
+    assert (linked / "model.safetensors").read_bytes() == b"HIS base", "a link is the same file: the guard is needed"
+    assert (copied / "model.safetensors").read_bytes() == b"the base"
+
+
+def test_a_report_is_shown_only_when_the_gate_of_its_phase_has_passed(tmp_path: Path) -> None:
+    for answer, shown in (("abort", False), ("approve", True)):
+        folder = begin(tmp_path / answer)
+        assert conduct(folder, Fault("phase.started=kill@5")).code == -signal.SIGKILL  # the export is next
+        conduct(folder, Fault(answer=answer))
+        assert (folder / "report" / "report.md").exists() == shown
+        assert (Run(folder).current == "004-export") == shown
+
+
+def test_workers_are_given_the_base_as_it_was_staged(tmp_path: Path) -> None:
+    folder = begin(tmp_path)
+    assert conduct(folder).code == 0
+    task = json.loads((folder / "task.json").read_text(encoding="utf-8"))
+    assert task["base"]["folder"] == str(folder / "checkpoints" / "000-baseline")

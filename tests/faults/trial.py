@@ -213,6 +213,7 @@ def check_finished(folder: Path, acknowledged: list[str], like: dict[str, dict[s
         assert json.loads((folder / "run.json").read_text(encoding="utf-8"))["status"] == "completed"
         assert flight_log.first_fault(folder / flight_log.NAME) is None
         assert flight_log.claimed(folder / flight_log.NAME) == rows
+        assert (folder / "report" / "report.md").read_text(encoding="utf-8") == "a report"
         left = [path.name for path in folder.rglob("*") if path.name.endswith((".new", ".link"))]
         assert left == []
     finally:

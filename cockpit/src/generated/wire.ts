@@ -605,6 +605,14 @@ export interface Evaluated {
    */
   accuracy?: number | null;
   /**
+   * The same with its 95 % interval.
+   */
+  accuracy_interval?: Interval | null;
+  /**
+   * Questions that the probe asked.
+   */
+  asked?: number | null;
+  /**
    * Which model was measured.
    */
   arm?: "grown" | "control";

@@ -47,10 +47,13 @@ def ask_all(model: Any, tokenizer: Any, questions: list[Question]) -> list[bool]
     return [choice == question.right for choice, question in zip(best, questions, strict=True)]
 
 
-def probe(model: Any, tokenizer: Any, name: str, *, items: int, seed: int) -> Probe:
-    """Ask the questions called `name`."""
+def probe(model: Any, tokenizer: Any, name: str, *, items: int, seed: int, few: int | None = None) -> Probe:
+    """Ask the questions called `name`; with `few`, only about so many of the same ones, evenly spread."""
     if name != "capitals":
         raise ValueError(name)
-    answers = ask_all(model, tokenizer, capitals(items, seed=seed))
+    questions = capitals(items, seed=seed)
+    if few is not None:
+        questions = questions[:: max(1, len(questions) // few)][:few]
+    answers = ask_all(model, tokenizer, questions)
     accuracy = wilson(sum(answers), len(answers))
     return Probe(name=name, correct=sum(answers), asked=len(answers), chance=1 / CHOICES, accuracy=accuracy)

@@ -113,6 +113,11 @@ def _extend(run: Run, plan: Plan, command: Command) -> str:
 
 
 def _resume(run: Run, plan: Plan, command: Command) -> str:
+    if command.gate is not None:  # at the stop of a training: on from its last good step
+        _decide(run, plan, command, "continue")
+        if not alive(run):
+            spawn(run)
+        return "Training goes on; the breaker only warns."
     if alive(run):
         raise ScalerError(f"{run.id}: is running already", "nothing is to be done")
     if run.current == plan.phases[-1].slug:

@@ -27,7 +27,8 @@ import numpy as np
 from blake3 import blake3
 
 from scaler_wizard.architecture import ITEM_BYTES, Tensor
-from scaler_wizard.errors import ScalerError
+from scaler_wizard.failpoints import reach
+from scaler_wizard.room import Full
 from scaler_wizard.weights.evaluate import RAW, Source, chunks, clip, read_exactly
 from scaler_wizard.weights.expressions import (
     Concatenate,
@@ -192,7 +193,7 @@ def check_disk(out: Path, needed: int) -> None:
     """Refuse what the disk under `out` (which need not exist yet) cannot hold."""
     free = shutil.disk_usage(next(folder for folder in (out, *out.absolute().parents) if folder.exists())).free
     if needed + SPARE_BYTES > free:
-        raise ScalerError(
+        raise Full(
             f"{out}: {needed / 1e9:.2f} GB are to be written, {free / 1e9:.2f} GB are free",
             "make room or write to another disk",
         )
@@ -200,7 +201,7 @@ def check_disk(out: Path, needed: int) -> None:
 
 def _disk_full(error: OSError, out: Path) -> Exception:
     if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-        return ScalerError(f"{out}: the disk is full ({error.strerror})", "make room, then run the same command again")
+        return Full(f"{out}: the disk is full ({error.strerror})", "make room, then run the same command again")
     return error
 
 
@@ -213,6 +214,7 @@ def _write_shard(
     partial_file = out / f"{shard.name}.partial"
     descriptor = os.open(partial_file, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o644)
     try:
+        reach("weights.opened")
         _allocate(descriptor, shard.bytes)
         sink = Sink(descriptor, blake3() if hash else None, report)
         sink.put(shard.header)
@@ -220,11 +222,13 @@ def _write_shard(
             sink.watched = (name, tensor.dtype) if finite else None
             write_tensor(tensor, sink, source)
         assert sink.place == shard.bytes, "the header and the data disagree"
+        reach("weights.written")
         if durable:
             os.fsync(descriptor)
     finally:
         os.close(descriptor)
     partial_file.replace(out / shard.name)
+    reach("weights.renamed")
     return sink.hash.hexdigest() if sink.hash else None
 
 
