@@ -240,7 +240,11 @@ class Supervisor:
         write_whole(file, to_json(task))
         worker = local.start(file, self.run.folder / "worker.log", threads=task.threads, command=self._command)
         reach("phase.worker-started")
-        outcome = self._watch(phase, worker)
+        try:
+            outcome = self._watch(phase, worker)
+        finally:  # nobody would hear it any more
+            worker.kill()
+            worker.wait()
         reach("phase.worker-ended")
         self._pace.done()
         return outcome
