@@ -69,8 +69,8 @@ def main() -> int:
     folder = resolve(options.model).folder
     passed = []
     with tempfile.TemporaryDirectory() as place:
-        write_task(Path(place), options.peer, options.questions)
         if options.peer:
+            write_task(Path(place), options.peer, options.questions)
             passed.append(choices(Path(place), folder, options))
     if options.length:
         passed.append(perplexity(folder, options))
