@@ -40,7 +40,7 @@ train = Train(train="lora", steps=3, windows_per_step=1, micro_batch=1, window=w
               evaluate_every=99, compute="bfloat16", control=False)
 text = text_of(encode(load_corpus("kjv").train[:4], tokenizer), tokenizer, train, native=window, target=target, seed=0)
 Trainer(model=add_lora(model, rank=16, seed=0), text=text, settings=train, evaluate=lambda _: 20.0,
-        watch=CircuitBreaker(Breaker()), emit=lambda event: None, snapshot=work / "s.pt", should_stop=lambda: False,
+        watch=CircuitBreaker(Breaker()), emit=lambda event: None, scratch=work, should_stop=lambda: False,
         seed=0, compute=torch.bfloat16, spans=None).run()
 print(json.dumps({"mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024}))
 """

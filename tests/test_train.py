@@ -299,7 +299,7 @@ def test_a_type_to_compute_in_is_chosen_by_trying_and_remembered(room: Room) -> 
 
 
 OUT_OF_MEMORY = """
-import json, resource, sys
+import json, resource, sys, tempfile
 from pathlib import Path
 import numpy as np, torch
 from tiny_models import load
@@ -319,8 +319,8 @@ def emit(event):
         notes.append(event.text)
 model = load(folder / "model", "float32")
 trainer = Trainer(model=model, text=text_of([ids], None, settings, native=512, target=512, seed=0), settings=settings,
-                  evaluate=lambda _: 9.0, watch=CircuitBreaker(Breaker()), emit=emit, scratch=folder,
-                  should_stop=lambda: False, seed=0, compute=torch.float32,
+                  evaluate=lambda _: 9.0, watch=CircuitBreaker(Breaker()), emit=emit,
+                  scratch=Path(tempfile.mkdtemp(dir=folder)), should_stop=lambda: False, seed=0, compute=torch.float32,
                   spans={name: None for name, _ in model.named_parameters()})
 if room:
     used = int(Path("/proc/self/status").read_text().split("VmData:")[1].split()[0]) * 1024

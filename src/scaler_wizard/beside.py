@@ -57,6 +57,7 @@ def sweep(staging: Path, *, keep: set[str]) -> None:
 def put(staging: Path, out: Path) -> None:
     """Rename into place; a folder that is replaced stays until the new one is there."""
     if out.exists():
+        shutil.rmtree(_aside(out), ignore_errors=True)  # an earlier write was killed when it was done but for this
         out.rename(_aside(out))
         reach("put.aside")
     staging.rename(out)

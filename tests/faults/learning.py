@@ -230,7 +230,7 @@ def kill_in_training(place: Path, *, count: int, seed: int, mutant: str = "") ->
         folder = place / f"training-{seed}-{number}"
         begin(folder, "heal")
         with result.trial(str(number)):
-            for _ in range(3):
+            for _ in range(2):
                 ended = conduct(folder, f"*=kill@{chance.randint(20, 400)}", mutant=mutant)
                 assert ended.code in (-signal.SIGKILL, 0), ended.notes
                 if ended.code == 0:

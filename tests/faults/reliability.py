@@ -195,7 +195,7 @@ def carry_out(times: int, kept: Path, *, at_once: int, until: float) -> Iterator
     running = 0
     while todo or running:
         while todo and running < at_once and time.monotonic() < until:
-            _begin(todo.pop(0), times, kept)
+            _begin(todo.pop(), times, kept)  # the last ones are the shortest
             running += 1
         if not running:
             return

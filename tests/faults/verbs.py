@@ -231,6 +231,24 @@ def _said_no(folder: Path) -> None:
     _sound(run)
 
 
+def _gone_back(folder: Path) -> None:
+    """A finished run that was rolled back by two phases."""
+    finished(folder)
+    with run_in(folder) as run:
+        run.rollback("002-extend-256", who="Ada")
+
+
+def _go_on(folder: Path) -> None:
+    from scaler_wizard.phases import Plan
+    from scaler_wizard.recipe import load_yaml
+    from scaler_wizard.supervisor import Supervisor
+
+    run = open_sound(list_runs(folder / "runs")[0])
+    plan = Plan.read(load_yaml(run.folder / "plan.yaml"), "plan.yaml")
+    yes: Any = ("approve", "Ada", "test")
+    Supervisor(run, plan, approver=lambda _: yes, tell=lambda *_: None, command=trial.WORKER).conduct()
+
+
 def _damaged(folder: Path) -> None:
     """A finished run whose journal is cut."""
     finished(folder)
@@ -250,6 +268,7 @@ RUNS = {
     "export": Verb(finished, _export, _exported),
     "create": Verb(_nothing, _create, _created),
     "abort": Verb(_waiting, _carry_out_no, _said_no),
+    "go on after a rollback": Verb(_gone_back, _go_on, _stands_at(LAST)),
     "repair": Verb(_damaged, _mend, _stands_at(LAST)),
 }
 
