@@ -54,7 +54,7 @@ METHOD_SETTINGS: dict[str, tuple[dict[str, float], dict[str, float]]] = {
     "iso_c": ({}, {}),
 }
 """Settings of each model, and of the method."""
-FUSED = ("knots", "wudi")
+FUSED = ("knots",)
 """Made of the adapters, not of whole matrices; what is searched is how much of the fused adapter is added."""
 START = {"ties": 1.0, "dare_ties": 0.7, "della": 0.7, "breadcrumbs_ties": 0.7}
 """Weight that the search begins at, where it is not 0.6; a mean's weights begin equal."""
@@ -191,9 +191,8 @@ def _method(name: str, base: Path, adapters: dict[str, Path], begin: list[float]
 
 
 def _fused(name: str, adapters: dict[str, Path], work: Path) -> dict[str, Path]:
-    """One adapter of all, by KnOTS-TIES or WUDI; its weight is searched."""
-    settings = {"density": 0.5} if name == "knots" else {}
-    block = {"method": name, **settings, "adapters": [{"adapter": str(one)} for one in adapters.values()]}
+    """One adapter of all, by KnOTS-TIES; its weight is searched."""
+    block = {"method": name, "density": 0.5, "adapters": [{"adapter": str(one)} for one in adapters.values()]}
     return {name: merge_adapters(AdapterMerge.read(block, name), work / name, force=True).folder}
 
 
