@@ -12,7 +12,7 @@ import pytest
 import scaler_wizard
 from scaler_wizard.breaker import CircuitBreaker
 from scaler_wizard.contract import Contract
-from scaler_wizard.gate import Change, canonical, judge
+from scaler_wizard.gate import Change, canonical, judge, stopped
 from scaler_wizard.metrics import Interval, Measurement, NeedleCell, Probe
 from scaler_wizard.recipe import Breaker, GateLimits
 from scaler_wizard.record import to_json
@@ -90,6 +90,7 @@ def sentences() -> list[str]:
                 found |= {verdict.sentence, *verdict.reasons}
     found |= merged(base)
     found |= {line.partition(". ")[2] for line in Contract().text().splitlines()} | set(tripped())
+    found |= {stopped("", step=7, steps=120, kept=5).sentence, "Training goes on; the breaker only warns."}
     return sorted(found)
 
 

@@ -786,6 +786,10 @@ export interface GateView {
    * What was measured on the staged model.
    */
   measurement: Measurement | null;
+  /**
+   * Whether the breaker stopped a training: Resume, naming this gate, goes on from its last good step.
+   */
+  stopped: boolean;
 }
 /**
  * What a gate, the breaker and the supervisor hold the run to.

@@ -56,11 +56,17 @@ export function GatePanel({ run, gate, until, changed }: { run: string; gate: Ga
           );
         })}
       </dl>
+      {gate.stopped && <p className="quiet">{t("gate_go_on_what")}</p>}
       {trouble && <TroubleBox trouble={trouble} />}
       <div className="row">
         <button type="button" className="main big" disabled={busy} onClick={() => answer("Approve")}>
           <Icon name="ok" /> {t("approve")}
         </button>
+        {gate.stopped && (
+          <button type="button" className="plain big" disabled={busy} onClick={() => answer("Resume")}>
+            <Icon name="run" /> {t("gate_go_on")}
+          </button>
+        )}
         {left !== null && left > 0 && (
           <>
             <p className={soon ? "soon" : "quiet"} role="timer">

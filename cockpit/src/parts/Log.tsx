@@ -1,7 +1,7 @@
 // What happened, newest first.
 import { useState } from "react";
 import type { Frame } from "../generated/wire";
-import { type Key, useWords } from "../words";
+import { type Key, type Told, type Words, useWords } from "../words";
 
 const FEW = 8;
 const KINDS = ["created", "started", "resumed", "phase_started", "gate", "decision", "committing", "committed", "moved", "status", "telegram", "note", "failed", "extended", "feedback"];
@@ -18,7 +18,7 @@ export function Log({ frames }: { frames: Frame[] }) {
       {frames.length === 0 && <p className="quiet">{t("log_none")}</p>}
       <ol className="log">
         {shown.map((frame) => {
-          const told = words.say(line(frame));
+          const told = line(frame) === "" && frame.kind === "status" ? statusOf(frame, words) : words.say(line(frame));
           return (
             <li key={frame.seq}>
               <time dateTime={new Date(frame.time * 1000).toISOString()}>{words.clock(frame.time)}</time>
@@ -35,6 +35,11 @@ export function Log({ frames }: { frames: Frame[] }) {
       )}
     </section>
   );
+}
+
+/** A status that has no reason says what it is. */
+function statusOf(frame: Frame, words: Words): Told {
+  return { text: words.t(`status_${frame.data.status as string}` as Key), language: words.language };
 }
 
 function line(frame: Frame): string {

@@ -128,6 +128,7 @@ def _gate(found: Row | None) -> GateView | None:
         evidence=tuple(Figure(name=name, value=value) for name, value in evidence_rows(found.data["evidence"])),
         evidence_hash=found.data["evidence_hash"],
         measurement=measurement_of(found.data["evidence"].get("measurement")),
+        stopped="stopped" in found.data["evidence"],
     )
 
 

@@ -183,6 +183,8 @@ class GateView(Payload):
     """Fingerprint of the evidence; a decision names it."""
     measurement: Measurement | None
     """What was measured on the staged model."""
+    stopped: bool
+    """Whether the breaker stopped a training: Resume, naming this gate, goes on from its last good step."""
 
 
 class RankView(Payload):
