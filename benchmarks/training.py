@@ -4,7 +4,7 @@
     peer/bin/pip install torch==2.13.0 transformers==5.23.0 peft==0.21.2 trl==1.16 accelerate datasets
     .venv/bin/python benchmarks/training.py --peer peer/bin/python                      # adapters at 1,024 tokens
     .venv/bin/python benchmarks/training.py --peer peer/bin/python --window 4096        # with recomputed activations
-    .venv/bin/python benchmarks/training.py --peer peer/bin/python --packed             # eight documents in each window
+    .venv/bin/python benchmarks/training.py --peer peer/bin/python --window 4096 --packed  # eight documents in each
 
 SmolLM2-135M, adapters of rank 16 on every linear layer, AdamW, the same windows in the same order, bfloat16 by autocast
 (`trl` runs as it comes, with recomputed activations). Every contestant trains `--steps` steps in
@@ -166,7 +166,7 @@ def run(name: str, file: Path, options: argparse.Namespace) -> dict[str, Any]:
 
     python = sys.executable if name == "ours" else str(options.peer)
     code = HEAD + (OURS if name == "ours" else PEER)
-    recompute = "1" if options.window > 2048 else "0"
+    recompute = "1" if options.window > 2048 and not options.packed else "0"
     arguments = [name, str(resolve("smollm2").folder), str(file), str(options.steps), recompute, str(file.parent)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE", "HF_HUB_OFFLINE": "1"}
     if name == "ours":  # as our worker is started

@@ -4,7 +4,7 @@ from typing import Any
 import pytest
 
 from scaler_wizard.architecture import Architecture, read_architecture
-from scaler_wizard.estimate import adapter_rank, fitted, healing_bytes, training_bytes
+from scaler_wizard.estimate import adapter_rank, fitted, healing_bytes, spectrum_bytes, spreads, training_bytes
 from scaler_wizard.phases import Train
 from tiny_models import make
 
@@ -49,3 +49,13 @@ def test_the_control_of_new_parameters_learns_whole_and_counts(view: Architectur
 @pytest.mark.parametrize(("hidden", "rank"), [(64, 8), (576, 16), (1024, 32), (2048, 64), (8192, 128)])
 def test_a_rank_follows_the_width(hidden: int, rank: int) -> None:
     assert adapter_rank(hidden) == rank
+
+
+def test_ranks_are_spread_where_that_is_a_small_part_of_the_training_and_fits(view: Architecture) -> None:
+    long = train(train="lora", steps=200)
+    needed = spectrum_bytes(view, long)
+    assert spreads(view, long, needed) and not spreads(view, long, needed - 1)
+    assert not spreads(view, train(train="lora", steps=20), needed)
+    assert not spreads(view, train(train="all", steps=200), needed)
+    assert not spreads(view, train(train="lora", steps=200, lora_kind="dora"), needed)
+    assert healing_bytes(view, view, long.model_copy(update={"lora_ranks": "spectrum"})) >= needed

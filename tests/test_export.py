@@ -5,13 +5,16 @@ import re
 from dataclasses import replace
 from pathlib import Path
 
+import pytest
 import torch
 import yaml
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from commands import scaler
+from scaler_wizard.errors import ScalerError
 from scaler_wizard.export import card, write_card
 from scaler_wizard.models import EMBEDDED
-from scaler_wizard.run import Run
+from scaler_wizard.run import Run, export_adapter
 from scaler_wizard.story import Story
 from told_runs import HOSTILE
 
@@ -107,3 +110,26 @@ def test_writing_the_card_leaves_a_hard_link_alone(story: Story, tmp_path: Path)
 def test_the_base_in_the_package_is_not_changed(told_run: Run) -> None:
     assert json.loads((EMBEDDED / "config.json").read_text())["max_position_embeddings"] == 128
     assert (EMBEDDED / "README.md").read_text(encoding="utf-8").count("# The embedded model") == 1
+
+
+def test_a_run_without_adapters_says_so_when_they_are_asked_for(told_run: Run, tmp_path: Path) -> None:
+    with pytest.raises(ScalerError) as refused:
+        export_adapter(told_run, tmp_path / "adapter")
+    assert refused.value.wrong.endswith("no checkpoint with adapters of its own")
+    assert refused.value.cure == "train some: heal.train: lora"
+
+
+@pytest.mark.slow
+def test_adapters_that_a_run_has_trained_can_be_taken_out_alone(tmp_path: Path) -> None:
+    recipe = "model: embedded\ncontext: 2x\nheal: {tokens: 8192, window: 128, train: lora, control: false}\n"
+    (tmp_path / "r.yaml").write_text(recipe + "measure: {windows: 4, needles: 8}\nlimits: {threads: 1}\n")
+    runs = ("--runs", tmp_path / "runs")
+    ran = scaler("run", tmp_path / "r.yaml", "--sign", "me", "--approve-within-limits", *runs)
+    said = scaler("export", tmp_path / "adapter", "--format", "adapter", *runs)
+    assert said.returncode == 0, ran.stdout + said.stderr
+    assert {file.name for file in (tmp_path / "adapter").iterdir()} >= {
+        "adapter_config.json",
+        "adapter_model.safetensors",
+    }
+    again = scaler("export", tmp_path / "adapter", "--format", "adapter", *runs)
+    assert again.returncode == 2 and "is there already" in again.stderr

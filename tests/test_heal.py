@@ -46,11 +46,29 @@ def test_training_new_parameters_only_leaves_every_old_bit(room: Room) -> None:
     assert {name.split(".")[2] for name in changed} == {"2", "5"}
 
 
-@pytest.mark.parametrize("how", [{}, {"lora_kind": "eva"}, {"lora_ranks": "spectrum"}])
+@pytest.mark.parametrize(
+    "how", [{}, {"lora_kind": "eva"}, {"lora_ranks": "spectrum"}, {"lora_restarts": 1}, {"find_rate": True}]
+)
 def test_adapters_are_merged_into_a_stock_folder(room: Room, how: dict[str, str]) -> None:
     evidence = room.heal(train="lora", lora_rank=4, control=False, **how)
     assert read_architecture(room.folder / "staging").parameters == 820_352
     assert evidence["grown"]["nll"] < evidence["before"]
+
+
+def test_the_adapters_are_kept_beside_the_model_that_has_merged_them(room: Room) -> None:
+    from peft import PeftModel
+
+    room.heal(train="lora", lora_rank=4, lora_ranks="spectrum", control=False, learning_rate=1e-2)
+    base = load_model(room.folder / "base", dtype="float32")
+    ids = torch.randint(0, 1024, (2, 32), generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        plain = base(ids).logits
+        adapted = PeftModel.from_pretrained(base, str(room.folder / "staging" / "adapter"))(ids).logits
+        merged = load_model(room.folder / "staging", dtype="float32")(ids).logits
+    assert not torch.allclose(plain, merged, atol=1e-2)
+    torch.testing.assert_close(adapted, merged, rtol=1e-3, atol=1e-3)
+    said = json.loads((room.folder / "staging" / "adapter" / "adapter_config.json").read_text())
+    assert said["base_model_name_or_path"] == str(room.folder / "base")
 
 
 def test_a_healing_with_the_base_as_teacher_stays_nearer_to_it(
@@ -82,6 +100,35 @@ def test_a_teacher_for_the_first_steps_is_not_heard_after_them(
             (room.folder / name).mkdir()
     assert losses[0.5][0] == losses[1.0][0] < 1e-3 < losses[None][0]  # it learns from itself: nothing to say
     assert losses[0.5][-1] > 1 > losses[1.0][-1]
+
+
+def test_blocks_that_imitate_the_teachers_stay_nearer_to_them_and_resume_bitwise(
+    room: Room, tmp_path_factory: Any
+) -> None:
+    how = Distil(weight=0.1, keep="nothing", hidden=3.0, attention=3.0, layers=((3, 3), (1, 2)))
+    room.heal(steps=4, distil=how)
+    near = unlike(room)
+    steps = [event.loss for event in room.events if isinstance(event, Step)]
+    other = Room(tmp_path_factory.mktemp("plain"))
+    other.heal(steps=4, control=False, distil=Distil(weight=0.1, keep="nothing"))
+    assert near < 0.8 * unlike(other)
+    again = Room(tmp_path_factory.mktemp("again"))
+    answers = iter([False, False, True])
+    with pytest.raises(Interrupted):
+        again.heal(steps=4, distil=how, should_stop=lambda: next(answers))
+    again.heal(steps=4, distil=how)
+    assert [event.loss for event in again.events if isinstance(event, Step)][-1] == steps[-1]
+
+
+def unlike(room: Room) -> float:
+    """How far what the last block puts out is from the base's."""
+    ids = torch.randint(0, 1024, (2, 64), generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        mine, base = (
+            load_model(room.folder / name, dtype="float32")(ids, output_hidden_states=True).hidden_states[-2]
+            for name in ("staging", "base")
+        )
+    return float((mine - base).square().mean())
 
 
 def distance(room: Room) -> float:

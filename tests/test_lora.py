@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from scaler_wizard.fused import fuse_adapters
-from scaler_wizard.lora import Kind, add_lora, merge_lora, spectrum_ranks, spread
+from scaler_wizard.lora import Kind, add_lora, merge_lora, moved_lora, spectrum_ranks, spread
 from tiny_models import load, make
 
 IDS = torch.randint(0, 64, (2, 16), generator=torch.Generator().manual_seed(1))
@@ -16,9 +16,9 @@ def logits(model: torch.nn.Module) -> torch.Tensor:
     return found
 
 
-def shaken(folder: Path, dtype: str = "float32") -> torch.nn.Module:
+def shaken(folder: Path, dtype: str = "float32", family: str = "llama") -> torch.nn.Module:
     """A model with adapters that say something."""
-    model = add_lora(load(make(folder), dtype), rank=4, seed=0).to(getattr(torch, dtype))
+    model = add_lora(load(make(folder, family), dtype), rank=4, seed=0).to(getattr(torch, dtype))
     for module in model.modules():
         module.__dict__.pop("forward", None)  # as PEFT computes it
     torch.manual_seed(3)
@@ -57,8 +57,9 @@ def test_a_merge_that_would_change_the_function_is_refused(tmp_path: Path) -> No
         merge_lora(model, IDS)
 
 
-def test_the_fused_function_and_its_gradients_are_those_of_peft(tmp_path: Path) -> None:
-    model = shaken(tmp_path, "float64").train()
+@pytest.mark.parametrize("family", ["llama", "qwen3", "gemma2"])
+def test_the_fused_function_and_its_gradients_are_those_of_peft(tmp_path: Path, family: str) -> None:
+    model = shaken(tmp_path, "float64", family).train()
     leaves = [parameter for parameter in model.parameters() if parameter.requires_grad]
     chance = torch.rand(2, 16, 64)
 
@@ -72,6 +73,30 @@ def test_the_fused_function_and_its_gradients_are_those_of_peft(tmp_path: Path) 
         torch.testing.assert_close(mine, other, rtol=1e-6, atol=1e-6)  # norms and softmax of the model are fp32
 
 
+def test_layers_that_read_the_same_text_keep_one_copy_of_it_and_a_gated_one_keeps_two_halves(tmp_path: Path) -> None:
+    model = shaken(tmp_path).train()
+    plain = kept_bytes(model)
+    fuse_adapters(model)
+    assert kept_bytes(model) < 0.7 * plain
+
+
+def kept_bytes(model: torch.nn.Module) -> int:
+    """What a forward pass in bfloat16 keeps for the backward one, without the parameters."""
+    own = {parameter.data_ptr() for parameter in model.parameters()}
+    kept: dict[int, int] = {}
+
+    def pack(tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in own:
+            kept[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    many = IDS.repeat(1, 16)
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor), torch.autocast("cpu", torch.bfloat16):
+        model.base_model.model.model(many, use_cache=False)
+    return sum(kept.values())
+
+
 def test_adapters_that_are_switched_off_or_merged_stay_so_when_fused(tmp_path: Path) -> None:
     base = logits(load(make(tmp_path / "base"), "float32"))
     model = shaken(tmp_path / "base")
@@ -81,6 +106,18 @@ def test_adapters_that_are_switched_off_or_merged_stay_so_when_fused(tmp_path: P
         torch.testing.assert_close(logits(model), base)
     torch.testing.assert_close(logits(model), before, rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(logits(merge_lora(model, IDS)), before, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("kind", ["lora", "dora"])
+def test_adapters_move_to_another_copy_of_their_base(tmp_path: Path, kind: Kind) -> None:
+    model = add_lora(load(make(tmp_path), "float32"), rank=4, seed=0, kind=kind)
+    torch.manual_seed(3)
+    for name, parameter in model.named_parameters():
+        if "lora_" in name:
+            parameter.data.add_(torch.randn_like(parameter), alpha=0.1)
+    there = moved_lora(model, load(tmp_path, "float32"), rank=4, seed=1, kind=kind)
+    assert torch.equal(logits(there.eval()), logits(model.eval()))
+    assert not torch.equal(logits(there), logits(load(tmp_path, "float32")))
 
 
 @pytest.mark.parametrize("kind", ["lora", "dora", "pissa", "eva"])
@@ -127,6 +164,15 @@ def test_ranks_follow_the_gradient_within_the_parameters_of_the_uniform_rank(tmp
         trainable(add_lora(load(tmp_path, "float32"), rank=4, seed=0, ranks=r)) for r in (None, ranks)
     )
     assert 0.97 * uniform < spread_out <= uniform
+
+
+def test_adapters_of_different_ranks_have_the_scale_of_the_uniform_one(tmp_path: Path) -> None:
+    ranks = {"model.layers.0.mlp.up_proj": 1, "model.layers.1.mlp.up_proj": 16}
+    model = add_lora(load(make(tmp_path), "float32"), rank=4, seed=0, ranks=ranks)
+    found = {module.scaling["default"] for module in model.modules() if hasattr(module, "lora_A")}
+    assert found == {8.0}
+    sizes = {module.r["default"] for module in model.modules() if hasattr(module, "lora_A")}
+    assert sizes == {1, 4, 16}
 
 
 def trainable(model: torch.nn.Module) -> int:

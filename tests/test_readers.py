@@ -21,7 +21,7 @@ PACKAGE = (
 
 
 def read(path: Path) -> list[str]:
-    return [text for _, text in texts(path)]
+    return [passage.text for passage in texts(path)]
 
 
 def pdf(words: str) -> bytes:

@@ -3,7 +3,7 @@ from typing import Any
 import pytest
 
 from scaler_wizard.phases import Train
-from scaler_wizard.schedule import learning_rate
+from scaler_wizard.schedule import chosen_rate, learning_rate, tried_rates
 
 
 def rates(**changes: Any) -> list[float]:
@@ -41,3 +41,21 @@ def test_warm_up_stable_decay_holds_its_peak_and_falls_to_nothing_in_the_last_fi
     assert found[83] < 2.0
     assert found[82:] == sorted(found[82:], reverse=True)
     assert found[100] == pytest.approx(0.0, abs=1e-12)
+
+
+def test_adapters_that_begin_anew_warm_up_again_and_then_follow_the_cosine() -> None:
+    plain, anew = rates(), rates(lora_restarts=3)
+    for start in (25, 50, 75):
+        assert anew[start : start + 10] == pytest.approx([plain[start + step] * (step + 1) / 10 for step in range(10)])
+        assert anew[start + 10 : start + 25] == plain[start + 10 : start + 25]
+
+
+def test_the_rate_of_the_steepest_gain_is_chosen_and_not_one_past_the_peak() -> None:
+    rates = tried_rates(1e-3)
+    assert rates[0] == pytest.approx(1e-3 / 30) and rates[-1] == pytest.approx(3e-2)
+    gains = [0.02 * number if number < 12 else 0.24 + 0.1 * (number - 12) for number in range(20)]
+    gains += [gains[-1] - 0.3 * number for number in range(1, 6)]
+    found = chosen_rate(rates, gains)
+    assert rates[12] <= found <= rates[18]
+    assert chosen_rate(rates, [0.0, -1.0, -2.0]) == rates[0]
+    assert chosen_rate(rates, [0.0]) == rates[0]

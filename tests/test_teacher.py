@@ -15,7 +15,7 @@ from scaler_wizard.teacher import Teacher, hire
 def taught_by(folder: Path, **settings: Any) -> Teacher:
     """In fp32, so that only what is kept rounds."""
     teacher = hire(Distil(**settings), folder=EMBEDDED, student=load_tokenizer(EMBEDDED), cache=folder)
-    teacher.model.float()
+    teacher.model = load_model(EMBEDDED, dtype="float32")
     teacher.compute = torch.float32
     return teacher
 
@@ -63,6 +63,8 @@ def test_what_is_kept_of_likeliest_tokens_takes_under_300_bytes_and_says_nearly_
 ) -> None:
     teacher = taught_by(tmp_path)
     view = teacher.view(batch, places(teacher, batch))
+    unsaid = float((1 - exact(batch).topk(64, dim=-1).values.exp().sum(-1)).mean())
+    assert f"{unsaid:.2%}"[:-2] in teacher.account()
     log_q = exact(batch).topk(64, dim=-1).values
     assert view.tokens.shape == (98, 64)  # type: ignore[attr-defined]
     torch.testing.assert_close(view.log_q.float(), log_q, rtol=2e-2, atol=2e-2)  # type: ignore[attr-defined]

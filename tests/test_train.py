@@ -13,6 +13,7 @@ from scaler_wizard.batches import Text, text_of
 from scaler_wizard.breaker import CircuitBreaker
 from scaler_wizard.events import Evaluated, Note, Step, Telegram, WorkerEvent
 from scaler_wizard.intervals import wilson
+from scaler_wizard.lora import add_lora, merge_lora
 from scaler_wizard.metrics import Probe
 from scaler_wizard.phases import Train
 from scaler_wizard.recipe import Breaker
@@ -26,7 +27,7 @@ WINDOW = 32
 def settings(**changes: Any) -> Train:
     plain = {"steps": 12, "windows_per_step": 4, "micro_batch": 2, "window": WINDOW, "short_share": 0.0}
     pace = {"learning_rate": 3e-3, "warmup_steps": 2, "evaluate_every": 4}
-    return Train(train="all", **{**plain, **pace, **changes})
+    return Train(**{"train": "all", **plain, **pace, **changes})
 
 
 def text(chosen: Train) -> Text:
@@ -116,6 +117,59 @@ def stopped_at(room: Room, step: int) -> dict[str, Any]:
         room.trainer(settings(), stop_after=step).run()
     found: dict[str, Any] = torch.load(newest(room).file, weights_only=True)
     return found
+
+
+@pytest.mark.parametrize("expected", [1e-4, 1e-1])
+def test_a_search_finds_a_rate_that_learns_wherever_it_begins_and_leaves_no_trace(room: Room, expected: float) -> None:
+    found = room.trainer(settings(steps=40, learning_rate=expected, find_rate=True))
+    before = weights(found.model)
+    rate = found._find_rate(found._optimizer(), found._prepare())
+    assert same(weights(found.model), before)
+    assert 3e-4 < rate < 3e-2
+    history = found.run()
+    assert history.peak == rate
+    assert max(event.learning_rate for event in room.told(Step)) == rate
+    assert "Peak learning rate" in room.told(Note)[0].text
+    forget(room)
+    assert history.losses[-1] < room.trainer(settings(steps=40, learning_rate=expected)).run().losses[-1]
+
+
+def test_a_found_rate_is_kept_by_a_resumed_training(room: Room) -> None:
+    chosen = settings(find_rate=True)
+    with pytest.raises(Interrupted):
+        room.trainer(chosen, stop_after=5).run()
+    kept = torch.load(newest(room).file, weights_only=True)["history"]["peak"]
+    searches = len([note for note in room.told(Note) if "Peak" in note.text])
+    assert room.trainer(chosen).run().peak == kept
+    assert len([note for note in room.told(Note) if "Peak" in note.text]) == searches == 1
+
+
+def adapted(room: Room) -> Any:
+    return add_lora(load(room.folder / "model", "float32"), rank=2, seed=0)
+
+
+def test_adapters_that_begin_anew_learn_more_than_their_rank(room: Room) -> None:
+    chosen = settings(steps=40, train="lora", lora_restarts=3)
+    trainer = room.trainer(chosen, model=adapted(room), spans=None)
+    trainer.run()
+    before = dict(load(room.folder / "model", "float32").named_parameters())
+    merged = dict(merge_lora(trainer.model.eval(), torch.arange(32)[None] % 64).named_parameters())
+    name = "model.layers.1.mlp.gate_proj.weight"
+    values = torch.linalg.svdvals((merged[name] - before[name]).double())
+    assert int((values > 1e-6 * values[0]).sum()) == 2 * 4
+
+
+@pytest.mark.parametrize("first", [5, 6, 7])
+def test_a_training_that_begins_its_adapters_anew_is_resumed_bitwise(room: Room, first: int) -> None:
+    chosen, states = settings(train="lora", lora_restarts=1), []
+    for stops in ((9,), (first, 9)):
+        forget(room)
+        for stop in stops:
+            with pytest.raises(Interrupted):
+                room.trainer(chosen, model=adapted(room), spans=None, stop_after=stop).run()
+        states.append(torch.load(newest(room).file, weights_only=True))
+    assert any(name.endswith("base_layer.weight") for name in states[0]["model"])
+    assert same(states[0], states[1])
 
 
 @pytest.mark.parametrize("first", [1, 5])

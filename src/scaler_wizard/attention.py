@@ -8,6 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib import import_module
+from importlib.util import find_spec
 from itertools import groupby
 from typing import Any
 
@@ -15,6 +18,24 @@ import torch
 from torch.nn.functional import scaled_dot_product_attention
 
 NAME = "by_piece"
+VARLEN = "torch.nn.attention.varlen"
+
+
+@dataclass(frozen=True)
+class Attended:
+    """What one attention layer compared."""
+
+    query: torch.Tensor
+    """(heads, tokens, dim)"""
+    key: torch.Tensor
+    """(kv_heads, tokens, dim)"""
+    scaling: float
+    window: int | None
+    softcap: float | None
+
+
+Seen = dict[int, Attended | None]
+"""What some layers compared, by their number; only layers that have a key are looked at."""
 
 
 @contextmanager
@@ -46,9 +67,15 @@ def _attend(
     scaling: float | None = None,
     sliding_window: int | None = None,
     softcap: float | None = None,
+    seen: Seen | None = None,
     **_: Any,
 ) -> tuple[torch.Tensor, None]:
     """query (1, heads, tokens, dim), key and value (1, kv_heads, tokens, dim) -> (1, tokens, heads, dim)."""
+    if seen is not None and (layer := getattr(module, "layer_idx", None)) in seen:
+        seen[layer] = Attended(query[0], key[0], scaling or query.shape[-1] ** -0.5, sliding_window, softcap)
+    if softcap is None and has_varlen(query):
+        parts = [part[0].transpose(0, 1) for part in (query, key, value)]
+        return _varlen(*parts, pieces=pieces, scaling=scaling, window=sliding_window)[None], None
     groups = [(length, len(list(same))) for length, same in groupby(pieces)]
     sizes = [length * count for length, count in groups]
     found = []
@@ -58,7 +85,52 @@ def _attend(
         apart = [part[0].unflatten(1, (count, length)).transpose(0, 1) for part in parts]
         together = _causal(*apart, scaling=scaling, window=sliding_window, softcap=softcap)
         found.append(together.transpose(1, 2).flatten(0, 1))
-    return torch.cat(found)[None], None
+    return (found[0] if len(found) == 1 else torch.cat(found))[None], None
+
+
+def attention_shares(attended: Attended, piece: slice, rows: torch.Tensor) -> torch.Tensor:
+    """Where some tokens of a piece look, averaged over heads: (rows, tokens of the piece), each row sums to 1."""
+    query, key = attended.query[:, piece][:, rows].float(), attended.key[:, piece].float()
+    key = key.repeat_interleave(query.shape[0] // key.shape[0], dim=0)
+    scores = query @ key.transpose(1, 2) * attended.scaling
+    if attended.softcap is not None:
+        scores = attended.softcap * torch.tanh(scores / attended.softcap)
+    distance = rows[:, None] - torch.arange(key.shape[1], device=rows.device)
+    allowed = (distance >= 0) & (distance < (attended.window or key.shape[1]))
+    shares: torch.Tensor = scores.masked_fill(~allowed, -torch.inf).softmax(dim=-1).mean(dim=0)
+    return shares
+
+
+def has_varlen(query: torch.Tensor) -> bool:
+    """Whether torch has a kernel that attends inside every piece at once: on a GPU from Ampere on, in 16 bits."""
+    if query.device.type != "cuda" or query.dtype not in (torch.bfloat16, torch.float16):
+        return False
+    return torch.cuda.get_device_capability(query.device) >= (8, 0) and find_spec(VARLEN) is not None
+
+
+def _varlen(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    *,
+    pieces: Sequence[int],
+    scaling: float | None,
+    window: int | None,
+) -> torch.Tensor:
+    """(tokens, heads, dim) each, by FlashAttention (arXiv:2307.08691)."""
+    attend = import_module(VARLEN).varlen_attn
+    ends, longest = piece_ends(pieces).to(query.device), max(pieces)
+    reach = (-1 if window is None or window >= longest else window - 1, 0)
+    grouped = query.shape[1] != key.shape[1]
+    found: torch.Tensor = attend(
+        query, key, value, ends, ends, longest, longest, scale=scaling, window_size=reach, enable_gqa=grouped
+    )
+    return found
+
+
+def piece_ends(pieces: Sequence[int]) -> torch.Tensor:
+    """Where each piece begins, and where the last one ends: (pieces + 1,)."""
+    return torch.tensor([0, *pieces], dtype=torch.int32).cumsum(0, dtype=torch.int32)
 
 
 def _causal(

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import re
 from collections import Counter
+from importlib import import_module
+
+from scaler_wizard.errors import ScalerError
 
 LEAST_WORDS = 20
+LANGUAGE_SAMPLE = 2000
 SAMPLE = 20_000
 """Characters that a rule looks at."""
 
@@ -31,6 +35,15 @@ def flaw(text: str) -> str | None:
     if Counter(words).most_common(1)[0][1] > 0.25 * len(words):
         return "one word over and over"
     return None
+
+
+def language_of(text: str) -> str:
+    """ISO 639-1 code of a text's language, by its beginning."""
+    try:
+        identify = import_module("py3langid").classify
+    except ModuleNotFoundError:
+        raise ScalerError("py3langid is needed to tell languages", 'pip install "scaler-wizard[data]"') from None
+    return str(identify(text[:LANGUAGE_SAMPLE])[0])
 
 
 def masked(text: str) -> tuple[str, Counter[str]]:

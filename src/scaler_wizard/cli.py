@@ -157,6 +157,9 @@ def plan(
     out: Annotated[Path, typer.Option("-o", "--out", help="Where to write the plan.")] = Path("plan.yaml"),
     settings: Settings = None,
     explain: Annotated[bool, typer.Option("--explain", help="Say why this growth, and what else would do.")] = False,
+    trial: Annotated[
+        bool, typer.Option("--trial", help="Try three steps of the training, for its time and memory on this machine.")
+    ] = False,
     runs: Runs = RUNS,
     as_json: Json = False,
 ) -> None:
@@ -165,7 +168,7 @@ def plan(
     from scaler_wizard.recipe import load_recipe
     from scaler_wizard.run import write_whole
 
-    made = _plan(load_recipe(recipe, settings or ()), runs)
+    made = (_tried_plan if trial else _plan)(load_recipe(recipe, settings or ()), runs)
     write_whole(out, to_yaml(made))
     if as_json:
         _print_json(made)
@@ -452,14 +455,18 @@ def export(
     out: Path,
     run: RunId = "latest",
     form: Annotated[
-        Literal["folder", "gguf"], typer.Option("--format", help="A stock folder, or one GGUF file.")
+        Literal["folder", "gguf", "adapter"],
+        typer.Option("--format", help="A stock folder, one GGUF file, or the last training's adapters alone."),
     ] = "folder",
     runs: Runs = RUNS,
 ) -> None:
     """Put the current model of a run where you want it, for transformers or for llama.cpp."""
-    from scaler_wizard.run import export_to
+    from scaler_wizard.run import export_adapter, export_to
 
     found = _open(runs, run)
+    if form == "adapter":
+        typer.echo(export_adapter(found, out))
+        return
     if form == "folder":
         typer.echo(export_to(found, out))
         return
@@ -611,6 +618,32 @@ def prepare(
 
 
 @app.command()
+def label(
+    source: Annotated[Path, typer.Argument(help="Texts, best as `scaler prepare` writes them.")],
+    rules: Annotated[Path, typer.Argument(help="YAML file with the rules; docs/how-to/prepare-data.md.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Where the chosen texts go: JSON lines, a card beside it.")],
+    seed: Annotated[int, typer.Option(help="Seed of the label model.")] = 0,
+) -> None:
+    """Choose texts by many weak rules: a label model weighs their votes (Snorkel)."""
+    from scaler_wizard.label import label as choose
+    from scaler_wizard.label import load_rules
+
+    card = choose(source, out, load_rules(rules), seed=seed)
+    typer.echo(f"{'rule':<24}{'label':<12}{'coverage':>9}{'overlaps':>9}{'conflicts':>10}{'accuracy':>9}")
+    for one in card.rules:
+        shares = f"{one.coverage:>9.0%}{one.overlaps:>9.0%}{one.conflicts:>10.0%}"
+        typer.echo(f"{one.rule:<24}{one.label:<12}{shares}{'' if one.accuracy is None else f'{one.accuracy:.0%}':>9}")
+    found = ", ".join(f"{count} {name}" for name, count in card.labels.items())
+    _show_rows(
+        [
+            ("decided by", f"{card.decided_by}: {found}; of {card.silent} no rule spoke"),
+            ("kept", f"{card.kept} of {card.texts} texts"),
+            ("use it", f"data: {out}"),
+        ]
+    )
+
+
+@app.command()
 def unpickle(
     folder: Annotated[Path, typer.Argument(help="Model folder with .bin or .pt weights.")],
     out: Annotated[Path, typer.Argument(help="New folder, with safetensors.")],
@@ -729,12 +762,31 @@ def contract() -> None:
 
 def _plan(recipe: Any, runs: Path) -> Plan:
     from scaler_wizard.architecture import read_architecture
+    from scaler_wizard.early import refuse_no_text
     from scaler_wizard.hardware import detect
     from scaler_wizard.models import resolve
     from scaler_wizard.plan import make_plan
 
+    refuse_no_text(recipe.data)
     source = resolve(recipe.model)
     return make_plan(recipe, source, read_architecture(source.folder), detect(runs))
+
+
+def _tried_plan(recipe: Any, runs: Path) -> Plan:
+    """The plan with its trainings tried."""
+    from scaler_wizard.architecture import read_architecture
+    from scaler_wizard.early import refuse_no_text
+    from scaler_wizard.hardware import detect
+    from scaler_wizard.models import resolve
+    from scaler_wizard.plan import Setting, make_plan
+    from scaler_wizard.trial import try_out
+
+    refuse_no_text(recipe.data)
+    source, machine = resolve(recipe.model), detect(runs)
+    base = read_architecture(source.folder)
+    setting, counted = Setting(recipe, base, machine), make_plan(recipe, source, base, machine)
+    tried = try_out(counted, threads=setting.threads, memory_limit=setting.memory_limit, told=_talk)
+    return make_plan(recipe, source, base, machine, tried=tried)
 
 
 def _bytes(text: str) -> int:

@@ -10,7 +10,7 @@ import sqlite3
 import tempfile
 import zipfile
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from blake3 import blake3
 
 from scaler_wizard.errors import ScalerError
 from scaler_wizard.fetch import fetch_wheel
+from scaler_wizard.hub import hub_data, is_hub_data
 from scaler_wizard.readers import READERS, Unreadable, texts
 
 Tokens = npt.NDArray[np.int32]
@@ -40,6 +41,10 @@ class Document:
 
     name: str
     text: str
+    source: str = ""
+    """What it belongs to: texts of one source keep their share of all tokens."""
+    weight: float = 1.0
+    """How often it is read, beside others."""
 
 
 @dataclass(frozen=True)
@@ -65,7 +70,7 @@ class TrainingWindows:
 
 
 def load_corpus(source: str) -> Corpus:
-    """The corpus called "kjv", or the text at a path: a file of a kind that `readers` knows, or a folder of them.
+    """The corpus called "kjv", a data set of the hub, or the text at a path: a file that `readers` knows, or a folder.
 
     A folder is read with its subfolders; files of other kinds are left out. Each document goes to one part by the
     blake3 of its text (80 % train, 8 % calibration, 12 % held-out), so equal texts never stand in two parts. Where
@@ -74,7 +79,7 @@ def load_corpus(source: str) -> Corpus:
     """
     if source == "kjv":
         return load_kjv()
-    path = Path(source)
+    path = hub_data(source) if is_hub_data(source) else Path(source)
     documents = _read(path)
     length = sum(len(document.text) for document in documents)
     if length < LEAST_CHARACTERS:
@@ -130,7 +135,7 @@ def _read(path: Path) -> list[Document]:
             raise ScalerError(f"{path}: no text in this folder", f"put {', '.join(SUFFIXES)} files there")
         return [document for file in files for document in _read_file(file, str(file.relative_to(path)))]
     if not path.is_file():
-        raise ScalerError(f"{path}: no such text", 'give "kjv", a text file, or a folder of text files')
+        raise ScalerError(f"{path}: no such text", 'give "kjv", hub:org/name, a text file, or a folder of text files')
     if path.suffix.lower() not in SUFFIXES:
         raise ScalerError(f"{path}: not a kind of text that can be read", f"give one of {', '.join(SUFFIXES)}")
     return _read_file(path, path.name)
@@ -140,16 +145,22 @@ def _read_file(path: Path, name: str) -> list[Document]:
     """Every text of a file; the first that cannot be read refuses the whole, since nobody was asked to leave it out."""
     found: list[Document] = []
     try:
-        for inside, text in texts(path):
-            where = f"{name}, {inside}" if inside else name
-            if not text.strip():
+        for one in texts(path):
+            where = f"{name}, {one.name}" if one.name else name
+            if not one.text.strip():
                 raise ScalerError(f"{where}: empty", _MEND)
-            found.append(Document(where, text.replace("\r\n", "\n")))
+            source = one.source or source_of(name)
+            found.append(Document(where, one.text.replace("\r\n", "\n"), source, one.weight))
     except Unreadable as reason:
         raise ScalerError(f"{name}: {reason}", _MEND) from None
     if not found:
         raise ScalerError(f"{name}: empty", _MEND)
     return found
+
+
+def source_of(name: str) -> str:
+    """The folder at the top that a file lies in, or the file itself."""
+    return Path(name).parts[0]
 
 
 _MEND = "mend it or take it out; `scaler prepare` sorts a whole folder and says what it left out"
@@ -180,7 +191,7 @@ def _by_stretch(documents: Sequence[Document]) -> Parts:
         stretches = (document.text[:first], document.text[first:second], document.text[second:])
         for part, kind, stretch in zip(split, ("train", "calibration", "held-out"), stretches, strict=True):
             if stretch.strip():
-                part.append(Document(f"{document.name} ({kind})", stretch))
+                part.append(replace(document, name=f"{document.name} ({kind})", text=stretch))
     return tuple(split[0]), tuple(split[1]), tuple(split[2])
 
 

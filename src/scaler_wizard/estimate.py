@@ -16,7 +16,7 @@ from threadpoolctl import threadpool_limits
 
 from scaler_wizard.architecture import Blueprint
 from scaler_wizard.metrics import MeasureSpec
-from scaler_wizard.phases import Estimate, Merge, Phase, Search, Train
+from scaler_wizard.phases import RATES_TRIED, Estimate, Merge, Phase, Search, Train
 
 PROBE_SECONDS = 0.06
 MODEL_SHARE = 0.42
@@ -31,7 +31,7 @@ TEXT_BYTES = 60 * 2**20
 """The text and its tokens, where a process trains."""
 KEPT_TIMES = 1.4
 """Measured activations over those that the blocks' formulas name: casts, copies and gradients on their way."""
-LOSS_TOKENS = 512
+LOSS_TOKENS = 256
 """Tokens whose logits exist together in a training's loss."""
 NARROW_FROM = 256
 """Between a width of 128, where float32 trained faster, and of 576, where bfloat16 did (AVX512-bf16)."""
@@ -80,11 +80,19 @@ def measure_work(spec: MeasureSpec, native: int) -> list[Work]:
     return [*work, Work(spec.probe_items * 4 * 12, 12)]
 
 
-def seconds(view: Blueprint, spec: MeasureSpec | None, native: int, threads: int, *, extra: float = 0.0) -> float:
-    """Wall time of a phase: its measurement and `extra` floating-point operations."""
+def seconds(
+    view: Blueprint,
+    spec: MeasureSpec | None,
+    native: int,
+    threads: int,
+    *,
+    extra: float = 0.0,
+    rate: float | None = None,
+) -> float:
+    """Wall time of a phase: its measurement and `extra` operations, at `rate` a second where a trial found one."""
     work = [] if spec is None else measure_work(spec, native)
     flops = extra + sum(forward_flops(view, part) for part in work)
-    return START_SECONDS + flops / (flops_per_second(threads) * MODEL_SHARE)
+    return START_SECONDS + flops / (rate or flops_per_second(threads) * MODEL_SHARE)
 
 
 def search_flops(view: Blueprint, search: Search, length: int) -> float:
@@ -97,11 +105,74 @@ def search_flops(view: Blueprint, search: Search, length: int) -> float:
 
 
 def training_flops(view: Blueprint, base: Blueprint, train: Train) -> float:
-    """Both arms, forward and backward, and the teacher's reading, which the second arm finds on disk."""
-    tokens = train.steps * train.windows_per_step * train.window
+    """Both arms, forward and backward, and what is read beside."""
+    tokens = int((train.steps + searching_steps(train)) * train.windows_per_step * train.window)
+    beside = forward_flops(view, Work(read_beside(train), train.window))
+    beside += 2 * teacher_readings(train) * (train.teacher_parameters or base.parameters) * tokens
     work = Work(tokens, train.window)
-    taught = 0.0 if train.distil is None else train.distil.first * forward_flops(base, work)
-    return 3 * forward_flops(view, work) + (3 * forward_flops(base, work) if train.control else 0) + taught
+    return beside + 3 * forward_flops(view, work) + (3 * forward_flops(base, work) if train.control else 0)
+
+
+def read_beside(train: Train) -> int:
+    """Tokens that a training reads without learning, in all arms: held-out text before and after, evaluations."""
+    arms = 2 if train.control else 1
+    evaluations = 1 + math.ceil(train.steps / train.evaluate_every)
+    return (1 + arms) * train.held_out_tokens + arms * evaluations * train.evaluate_tokens
+
+
+def teacher_readings(train: Train) -> float:
+    """Times that a teacher reads all text: once where the second arm finds on disk what it said, else for each arm."""
+    if train.distil is None:
+        return 0.0
+    return train.distil.first * (2 if train.distil.keep == "nothing" and train.control else 1)
+
+
+def searching_steps(train: Train) -> float:
+    """Steps that a search for a learning rate costs: it reads each text once more, without a backward pass."""
+    return RATES_TRIED * 4 / 3 if train.find_rate else 0.0
+
+
+# -- a trial ---------------------------------------------------------------------------------------------------------
+
+
+TRIAL_STEPS = 3
+"""The first warms up and does not count."""
+
+
+@dataclass(frozen=True)
+class Tried:
+    """What a trial measured of a training."""
+
+    train: Train
+    """The training, shortened."""
+    seconds: float
+    """Wall time of the trial, from the start of its process to the end."""
+    step_seconds: float
+    """A step of all arms."""
+    token_seconds: float
+    """A token that is read without learning."""
+    memory_bytes: int
+    """Largest resident memory of its process."""
+    band: float
+    """Share by which the time may be off."""
+
+    def seconds_of(self, train: Train) -> float:
+        """Wall time of the whole training: the trial, the steps that it did not make, the text that it did not read."""
+        steps = train.steps + searching_steps(train) - TRIAL_STEPS
+        more = read_beside(train) - read_beside(self.train)
+        return self.seconds + steps * self.step_seconds + more * self.token_seconds
+
+    def rate(self, view: Blueprint) -> float:
+        """Floating-point operations a second of reading."""
+        return forward_flops(view, Work(1, self.train.window)) / self.token_seconds
+
+
+def short(train: Train) -> Train:
+    """A training with few steps and little to read beside; equal for trainings whose steps cost the same."""
+    few = {"evaluate_tokens": 4 * train.window, "held_out_tokens": 4 * train.window}
+    changes = {"steps": TRIAL_STEPS, "warmup_steps": 0, "evaluate_every": TRIAL_STEPS, "target": None}
+    same = {"lora_restarts": 0, "find_rate": False, "when": "always"}
+    return train.model_copy(update={**few, **changes, **same})
 
 
 def merging_flops(view: Blueprint, merge: Merge) -> float:
@@ -153,7 +224,9 @@ def training_bytes(view: Blueprint, train: Train, *, new: int | None = None) -> 
     state = 8 * learning + (4 + size) * head * (train.train == "all")
     copies = 0 if size == 4 else 2 * (view.parameters if train.train == "all" else learning + head)
     tokens = train.micro_batch * train.window
-    kept = layer_bytes(view, size) * (2 if train.checkpointing else view.layers)
+    kept = layer_bytes(view, size, fused=train.train == "lora" and train.lora_kind != "dora") * (
+        2 if train.checkpointing else view.layers
+    )
     kept += 4 * view.hidden * (2 + view.layers * train.checkpointing)
     loss = min(LOSS_TOKENS, tokens) * view.vocabulary * (2 * size + 8)
     passing = max(int(tokens * kept * KEPT_TIMES) + loss, 4 * learning)
@@ -174,20 +247,41 @@ def learning_parameters(view: Blueprint, train: Train, new: int | None) -> int:
     return train.lora_rank * view.layers * sides
 
 
-def layer_bytes(view: Blueprint, size: int) -> int:
-    """What a block keeps of one token for the backward pass: its norms in fp32, its products in `size` bytes."""
+def layer_bytes(view: Blueprint, size: int, *, fused: bool = False) -> int:
+    """What a block keeps of one token for the backward pass: its norms in fp32, its products in `size` bytes.
+
+    With `fused` adapters, layers that read the same input keep one copy of it, and a gated layer its two halves.
+    """
     queries, keys = view.heads * view.head_dim, view.kv_heads * view.head_dim
-    hidden = 16 + (10 if size == 2 else 8)
-    return hidden * view.hidden + size * (3 * queries + 2 * keys + 4 * view.ffn)
+    copies, halves = (2 * size, 2) if fused else (10 if size == 2 else 8, 4)
+    return (16 + copies) * view.hidden + size * (3 * queries + 2 * keys + halves * view.ffn)
 
 
 def healing_bytes(view: Blueprint, base: Blueprint, train: Train) -> int:
     """Peak of both arms, and of the teacher beside them: where new parameters learn, the control learns whole."""
     arms = [training_bytes(view, train, new=view.parameters - base.parameters)]
+    if train.train == "lora" and train.lora_ranks == "spectrum":
+        arms.append(spectrum_bytes(view, train))
     if train.control:
         whole = train.model_copy(update={"train": "all"}) if train.train == "new" else train
         arms.append(training_bytes(base, whole))
-    return max(arms) + (0 if train.distil is None else 4 * base.parameters)
+    return max(arms) + (0 if train.distil is None else 4 * (train.teacher_parameters or base.parameters))
+
+
+SPREAD_FROM = 64
+"""Steps of a training from which looking for ranks, four dear steps, is a small part of it."""
+
+
+def spreads(view: Blueprint, train: Train, limit: int) -> bool:
+    """Whether plain adapters get their ranks by the spectrum of their gradients where nobody chose."""
+    plain = train.train == "lora" and train.lora_kind == "lora" and train.lora_base == "whole"
+    return plain and train.steps >= SPREAD_FROM and spectrum_bytes(view, train) <= limit
+
+
+def spectrum_bytes(view: Blueprint, train: Train) -> int:
+    """Peak memory of looking for ranks: the gradients of all matrices in fp32, but no moments."""
+    whole = train.model_copy(update={"train": "all", "compute": "float32", "lora_ranks": "uniform"})
+    return training_bytes(view, whole) - 8 * view.parameters
 
 
 def healing_disk(view: Blueprint, base: Blueprint, train: Train) -> int:

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from scaler_wizard.accelerators import gpu_wishes, load_in_four_bits, refuse_without_gpu, use_liger
 from scaler_wizard.architecture import read_architecture
 from scaler_wizard.breaker import CircuitBreaker, fall_shown, questions_needed
 from scaler_wizard.ceiling import within
@@ -31,23 +32,23 @@ from scaler_wizard.failpoints import reach
 from scaler_wizard.fetch import cache_folder
 from scaler_wizard.grow import new_parameters
 from scaler_wizard.intervals import paired_gain
-from scaler_wizard.lora import adapter_ranks, add_lora, merge_lora
+from scaler_wizard.lora import adapter_ranks, add_lora, merge_lora, moved_lora, save_lora
 from scaler_wizard.metrics import Probe
 from scaler_wizard.models import load_model, load_tokenizer, resolve, save_model
 from scaler_wizard.phases import Train
 from scaler_wizard.recipe import Breaker
-from scaler_wizard.run import write_whole
+from scaler_wizard.run import ADAPTER, write_whole
+from scaler_wizard.sampling import times_read
 from scaler_wizard.task import Task
 from scaler_wizard.train import Arm, Emit, Spans
 from scaler_wizard.untrusted.folder import stage
 
 if TYPE_CHECKING:
+    from scaler_wizard.imitate import Imitation
     from scaler_wizard.teacher import Teacher
 
-CALIBRATION_TOKENS = 8_192
 QUESTIONS = 40
 """Asked at each evaluation: about a quarter of what an evaluation reads anyway."""
-HELD_OUT_TOKENS = 32_768
 SPECTRUM_STEPS = 4
 """Steps' worth of text that adapters are fitted to before they learn."""
 
@@ -82,6 +83,8 @@ class ArmResult:
     tokens: int
     compute: str
     """Type of the matrix products."""
+    learning_rate: float
+    """Its peak."""
     ranks: dict[str, int] = field(default_factory=dict)
     """Rank of the adapter at each matrix; empty where none were trained."""
 
@@ -106,7 +109,7 @@ def heal(task: Task, run: Conduct) -> dict[str, Any]:
         "training": {
             "tokens": grown.tokens,
             "train": settings.train,
-            "learning_rate": settings.learning_rate,
+            "learning_rate": grown.learning_rate,
             "compute": grown.compute,
             "ranks": grown.ranks,
             "ended_at": _until(task),
@@ -144,10 +147,18 @@ def _texts(task: Task, settings: Train) -> Texts:
     def cut(part: Any, tokens: int) -> Tokens:
         return windows(encode(part, tokenizer), settings.window, limit=max(4, tokens // settings.window))
 
+    encoded = encode(corpus.train, tokenizer)
+    times = times_read(
+        corpus.train,
+        [len(ids) for ids in encoded],
+        native=task.base.native_context,
+        long_share=settings.long_share,
+        seed=task.seed,
+    )
     return Texts(
-        train=encode(corpus.train, tokenizer),
-        calibration=cut(corpus.calibration, CALIBRATION_TOKENS),
-        held_out=cut(corpus.heldout, HELD_OUT_TOKENS),
+        train=[ids for ids, count in zip(encoded, times, strict=True) for _ in range(count)],
+        calibration=cut(corpus.calibration, settings.evaluate_tokens),
+        held_out=cut(corpus.heldout, settings.held_out_tokens),
     )
 
 
@@ -238,6 +249,7 @@ def _train_arm(
         arm=arm,
         spans=spans,
         teacher=(teacher := _teacher(task, settings, tokenizer)),
+        imitation=_imitation(teacher, model, arm),
         quiz=_quiz(task, tokenizer),
         until=_until(task),
     )
@@ -245,8 +257,13 @@ def _train_arm(
     history = trainer.run()
     reach("arm.trained")
     if teacher is not None:
-        run.emit(Note(text=f"The teacher read {teacher.asked} tokens; what it had read before was still there."))
+        run.emit(Note(text=teacher.account()))
     ranks = adapter_ranks(model)
+    if settings.lora_base == "nf4":
+        whole = load_model(source, dtype="float32")
+        model = moved_lora(model, whole, rank=settings.lora_rank, seed=task.seed, kind=settings.lora_kind)
+    if arm == "grown" and settings.train == "lora" and not settings.lora_restarts and settings.lora_kind != "pissa":
+        save_lora(model, out / ADAPTER, base=str(source))
     save_model(_stock(model, texts), out, like=source)
     reach("arm.saved")
     result = ArmResult(
@@ -256,6 +273,7 @@ def _train_arm(
         tokens=history.step * settings.windows_per_step * settings.window,
         compute=str(trainer.compute).removeprefix("torch."),
         ranks=ranks,
+        learning_rate=settings.learning_rate if history.peak is None else history.peak,
     )
     write_whole(done, json.dumps(vars(result)))
     reach("arm.noted")
@@ -293,9 +311,22 @@ def _teacher(task: Task, settings: Train, tokenizer: Any) -> Teacher | None:
     return hire(how, folder=folder, student=tokenizer, cache=cache_folder() / "teachers")
 
 
+def _imitation(teacher: Teacher | None, model: Any, arm: Arm) -> Imitation | None:
+    """Blocks that a recipe names are the grown model's; the control, which may lack them, learns from even pairs."""
+    if teacher is None or not teacher.settings.inner:
+        return None
+    return teacher.imitation(_inner(model).model, named=arm == "grown")
+
+
 def _learner(task: Task, settings: Train, arm: Arm, source: Path, texts: Texts) -> tuple[Any, Spans | None]:
     """The model in fp32, and what learns in it; the control has no new parameters, so all of it learns."""
-    model = load_model(source, dtype="float32")
+    import torch
+
+    for wish in gpu_wishes(settings):
+        refuse_without_gpu(wish, has_gpu=torch.cuda.is_available())
+    model = load_in_four_bits(source) if settings.lora_base == "nf4" else load_model(source, dtype="float32")
+    if settings.kernels == "liger":
+        use_liger(model)
     if settings.train == "lora":
         return _with_adapters(task, settings, model, texts), None
     if settings.train == "new" and arm == "grown":

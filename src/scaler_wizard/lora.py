@@ -2,12 +2,15 @@
 the weights' own principal directions (PiSSA, arXiv:2404.02948) or in the text's (EVA, arXiv:2410.07170).
 
 All with rank-stabilised scaling (arXiv:2312.03732), on every linear layer but the head. Ranks are the same everywhere,
-or spread over the matrices by the spectrum of their gradients.
+or spread over the matrices by the spectrum of their gradients; then every adapter has the scale of the uniform rank,
+since one that shrinks with the rank would let the matrices that matter most learn slowest (docs/log.md).
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -15,6 +18,7 @@ import torch
 from scaler_wizard.fused import fuse_adapters
 
 Kind = Literal["lora", "dora", "pissa", "eva"]
+ALPHA = 16
 LARGEST_DIFFERENCE = 1e-3
 MOST_TIMES = 4
 """A matrix gets at most this many times the uniform rank."""
@@ -41,7 +45,7 @@ def add_lora(
     torch.manual_seed(seed)
     settings = LoraConfig(
         r=rank,
-        lora_alpha=16,
+        lora_alpha=ALPHA,
         use_rslora=True,
         target_modules="all-linear",
         lora_dropout=0.0,
@@ -49,6 +53,7 @@ def add_lora(
         use_dora=kind == "dora",
         init_lora_weights="pissa_niter_8" if kind == "pissa" else True,
         rank_pattern=dict(ranks or {}),
+        alpha_pattern={name: ALPHA * math.sqrt(own / rank) for name, own in (ranks or {}).items()},
     )
     adapted = get_peft_model(model, settings)
     if kind == "eva":
@@ -79,8 +84,9 @@ def spectrum_ranks(model: Any, losses: Sequence[Any], *, rank: int) -> dict[str,
     """Ranks by name that cost no more parameters than `rank` everywhere, where the gradient has most to say.
 
     `losses` are functions of the model; a direction of a matrix is worth the square of its singular value in the summed
-    gradient for each of its in + out parameters, and the best are taken until the budget is spent (the signal of
-    LoRA-GA, arXiv:2407.05000). Leaves the model as it was.
+    gradient times the matrix's own length, so that what counts is a change in proportion, for each of its in + out
+    parameters; the best are taken until the budget is spent (the signal of LoRA-GA, arXiv:2407.05000). Leaves the model
+    as it was.
     """
     head = model.get_output_embeddings()
     layers = {n: m for n, m in model.named_modules() if isinstance(m, torch.nn.Linear) and m is not head}
@@ -90,7 +96,10 @@ def spectrum_ranks(model: Any, losses: Sequence[Any], *, rank: int) -> dict[str,
         layer.weight.requires_grad_(True)
     for loss in losses:
         loss(model).backward()
-    values = {name: torch.linalg.svdvals(layer.weight.grad.float()) for name, layer in layers.items()}
+    values = {
+        name: torch.linalg.svdvals(layer.weight.grad.float()) * float(layer.weight.detach().float().norm())
+        for name, layer in layers.items()
+    }
     model.zero_grad(set_to_none=True)
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(before[name])
@@ -125,6 +134,39 @@ def adapter_ranks(model: Any) -> dict[str, int]:
         for name, rank in found.items()
         if isinstance(rank, dict) and "default" in rank
     }
+
+
+@torch.no_grad()
+def restart_lora(adapted: Any, *, seed: int) -> None:
+    """Merge what plain adapters have learnt into the frozen weights, which must be in fp32, and begin them anew.
+
+    Low ranks that follow each other add up to a higher one (ReLoRA, arXiv:2307.05695).
+    """
+    from peft.tuners.lora import Linear
+
+    torch.manual_seed(seed)
+    for layer in adapted.modules():
+        if isinstance(layer, Linear):
+            for name in layer.active_adapters:
+                layer.base_layer.weight += layer.get_delta_weight(name)
+                layer.reset_lora_parameters(name, True)
+
+
+def moved_lora(adapted: Any, base: Any, *, rank: int, seed: int, kind: Kind) -> Any:
+    """The same adapters on another copy of their base: what learnt on 4-bit weights is merged into the whole ones."""
+    from peft import get_peft_model_state_dict, set_peft_model_state_dict
+
+    found = add_lora(base, rank=rank, seed=seed, kind=kind)
+    learnt = {name: tensor.to(base.device) for name, tensor in get_peft_model_state_dict(adapted).items()}
+    set_peft_model_state_dict(found, learnt)
+    return found
+
+
+def save_lora(adapted: Any, folder: Path, *, base: str) -> None:
+    """The adapters by themselves, as PEFT keeps them; `base` says what they belong to."""
+    for settings in adapted.peft_config.values():
+        settings.base_model_name_or_path = base
+    adapted.save_pretrained(folder, save_embedding_layers=False)
 
 
 @torch.no_grad()

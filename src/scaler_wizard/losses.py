@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch.nn import functional
 
-CHUNK = 512
+CHUNK = 256
 
 
 class _LinearCrossEntropy(torch.autograd.Function):  # type: ignore[misc]

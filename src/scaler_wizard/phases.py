@@ -14,7 +14,7 @@ from scaler_wizard.grow import DuplicateLayers, Operator
 from scaler_wizard.merge import AnyMethod
 from scaler_wizard.merge.recipe import WeightSearch
 from scaler_wizard.metrics import MeasureSpec
-from scaler_wizard.recipe import Breaker, Distil, GateLimits, Limits
+from scaler_wizard.recipe import Breaker, Distil, GateLimits, Limits, check_adapters
 from scaler_wizard.record import Record, to_json
 
 
@@ -93,6 +93,10 @@ class Extend(Record):
     """End the ladder at the rung before where this one is outside a limit, instead of asking whether to keep it."""
 
 
+RATES_TRIED = 40
+"""Steps of a search for a learning rate."""
+
+
 class Train(Record):
     """P3: train the grown model on packed text, under the circuit breaker."""
 
@@ -117,6 +121,8 @@ class Train(Record):
     """Share of windows that carry a fact to retrieve."""
     learning_rate: Annotated[float, Field(gt=0)]
     """Peak learning rate."""
+    find_rate: bool = False
+    """Look for the peak before, from a thirtieth to thirty times `learning_rate`."""
     warmup_steps: Annotated[int, Field(ge=0)]
     """Steps of linear warm-up; the schedule follows."""
     schedule: Literal["cosine", "wsd"] = "cosine"
@@ -129,12 +135,28 @@ class Train(Record):
     """Rank of the adapters where `train` is lora (rank-stabilised scaling)."""
     distil: Distil | None = None
     """A teacher to learn from as well; null where there is none."""
+    teacher_parameters: int | None = None
+    """Size of the teacher, for the estimate; null where it is unknown or there is none."""
     lora_kind: Literal["lora", "dora", "pissa", "eva"] = "lora"
     """Plain adapters; weight-decomposed ones; or begun in the principal directions of the weights or of the text."""
     lora_ranks: Literal["uniform", "spectrum"] = "uniform"
     """The same rank everywhere, or its parameters spread over the matrices by the spectrum of their gradients."""
+    lora_restarts: Annotated[int, Field(ge=0, le=100)] = 0
+    """Times that the adapters are merged and begun anew at even intervals, each with a warm-up (arXiv:2307.05695)."""
+    lora_base: Literal["whole", "nf4"] = "whole"
+    """The frozen weights while adapters learn: as they are, or in 4 bits (QLoRA, arXiv:2305.14314)."""
+    optimizer: Literal["adamw", "adamw-8bit"] = "adamw"
+    """AdamW with its moments in float32 or in 8 bits (arXiv:2110.02861)."""
+    kernels: Literal["torch", "liger"] = "torch"
+    """Torch's own layers, or Liger's fused ones."""
+    long_share: Annotated[float, Field(gt=0, lt=1)] | None = None
+    """Within each source, this share of the tokens from texts longer than the native window, where it has such."""
     evaluate_every: Annotated[int, Field(ge=1)]
     """Steps between evaluations on calibration text."""
+    evaluate_tokens: Annotated[int, Field(ge=1)] = 8_192
+    """Calibration tokens of an evaluation; four windows at least."""
+    held_out_tokens: Annotated[int, Field(ge=1)] = 32_768
+    """Held-out tokens that the arms are compared on; four windows at least."""
     compute: Literal["auto", "float32", "bfloat16"] = "auto"
     """Type of the matrix products; auto times both on this machine and takes the faster one, for both arms."""
     checkpointing: bool = False
@@ -143,6 +165,11 @@ class Train(Record):
     """Also train the base on the same tokens in the same order, to know whether growth paid."""
     when: Literal["always", "needed"] = "always"
     """Always, or only where the model before it is outside a limit of the gate."""
+
+    @model_validator(mode="after")
+    def _adapters(self) -> Train:
+        check_adapters(self)
+        return self
 
 
 class Merge(Record):
@@ -175,6 +202,8 @@ class Estimate(Record):
     """New bytes in the run folder."""
     basis: str
     """How these were found."""
+    band: float | None = None
+    """Share by which the time may be off, by a trial of this very work; null where it was only counted."""
 
 
 class Phase(Record):

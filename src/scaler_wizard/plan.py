@@ -12,15 +12,20 @@ from typing import Any, Literal
 import yaml
 
 from scaler_wizard import wording
+from scaler_wizard.accelerators import gpu_wishes, refuse_without_gpu
 from scaler_wizard.architecture import Architecture, Blueprint, read_architecture
 from scaler_wizard.catalogue import find, licence_warning
 from scaler_wizard.context.ladder import ladder
 from scaler_wizard.context.native import NativeWindow, recall
 from scaler_wizard.context.rope import METHODS, cautions, default_method
 from scaler_wizard.contract import Contract
+from scaler_wizard.early import refuse_another_vocabulary
 from scaler_wizard.errors import ScalerError
 from scaler_wizard.estimate import (
     MODEL_SHARE,
+    START_SECONDS,
+    TRIAL_STEPS,
+    Tried,
     adapter_rank,
     fitted,
     flops_per_second,
@@ -31,6 +36,8 @@ from scaler_wizard.estimate import (
     proving_bytes,
     search_flops,
     seconds,
+    short,
+    spreads,
     total,
     training_flops,
 )
@@ -38,7 +45,7 @@ from scaler_wizard.gate import tokens
 from scaler_wizard.grow import DuplicateLayers, Operator, grown, promise
 from scaler_wizard.hardware import Hardware
 from scaler_wizard.metrics import MeasureSpec
-from scaler_wizard.models import Source
+from scaler_wizard.models import Source, resolve
 from scaler_wizard.phases import (
     Base,
     Baseline,
@@ -66,6 +73,8 @@ UNASKED_WINDOW = 8192
 GIB = 2**30
 SMALL_TOKENS, LARGE_TOKENS = 983_040, 12_288
 """Trained on where the recipe names no number: minutes for both arms, of the embedded model or of SmolLM2."""
+LEAST_WINDOW = 64
+"""Tokens of the shortest window that is trained to save memory."""
 LEAST_STEPS = 8
 """Few tokens make small steps rather than few of them."""
 FROM_THE_BASE = Distil(teacher="base", first=0.5)
@@ -81,6 +90,8 @@ class Setting:
     hardware: Hardware
     measured: NativeWindow | None = None
     """How far the base was measured to read; None where nobody measured."""
+    tried: tuple[Tried, ...] = ()
+    """What a trial found of the plan's trainings."""
 
     @property
     def small(self) -> bool:
@@ -112,9 +123,14 @@ class Setting:
         return min(limit, self.recipe.limits.memory or limit)
 
 
-def make_plan(recipe: Recipe, source: Source, base: Architecture, hardware: Hardware) -> Plan:
-    """The whole run, phase by phase. Raises ScalerError where the wish is impossible on this model or machine."""
-    setting = Setting(recipe, base, hardware, recall(base))
+def make_plan(
+    recipe: Recipe, source: Source, base: Architecture, hardware: Hardware, *, tried: tuple[Tried, ...] = ()
+) -> Plan:
+    """The whole run, phase by phase, with the times of a trial where there was one.
+
+    Raises ScalerError where the wish is impossible on this model or machine.
+    """
+    setting = Setting(recipe, base, hardware, recall(base), tried)
     target = target_context(setting)
     operators, notes = _growth(setting, target)
     view = grown(base, operators)
@@ -259,13 +275,13 @@ def _phases(setting: Setting, target: int, operators: tuple[Operator, ...], view
         stretch = extend_settings(setting, rung)
         yield "P2", f"extend-{rung}", title, stretch, rung_spec, _stretching(setting, view, stretch, rung_spec)
         if recipe.extend.heal_rungs and recipe.heal is not False and rung < target:
-            train = train_settings(setting, recipe.heal, rung, grows=bool(operators))
+            train = _that_fits(setting, recipe.heal, view, rung, grows=bool(operators))
             train = train.model_copy(update={"target": rung, "when": "needed"})
             told = f"training at {tokens(rung)} where needed"
             yield _healing(setting, view, train, rung_spec, f"heal-{rung}", told)
         window = rung
     if recipe.heal is not False:
-        train = train_settings(setting, recipe.heal, target, grows=bool(operators))
+        train = _that_fits(setting, recipe.heal, view, target, grows=bool(operators))
         train = _first(setting, train) if broken else train
         learned = wording.size(train.steps * train.windows_per_step * train.window)
         yield _healing(setting, view, train, spec, "heal", f"training on {learned} tokens")
@@ -357,9 +373,12 @@ def train_settings(setting: Setting, heal: Heal, target: int, *, grows: bool) ->
     window = heal.window or (min(target, 512) if small else min(1024, setting.native))
     learn = heal.train or ("all" if small else "new" if grows else "lora")
     wished = heal.tokens or (SMALL_TOKENS if small else LARGE_TOKENS)
+    for_adapters(heal, learn)
+    for wish in gpu_wishes(heal):
+        refuse_without_gpu(wish, has_gpu=bool(setting.hardware.vram_bytes))
     per_step = max(1, min(8192 if small else 1024, wished // LEAST_STEPS) // window)
     steps = max(1, round(wished / (per_step * window)))
-    return Train(
+    train = Train(
         train=learn,
         steps=steps,
         windows_per_step=per_step,
@@ -368,17 +387,60 @@ def train_settings(setting: Setting, heal: Heal, target: int, *, grows: bool) ->
         short_share=0.25 if window > setting.native else 0.0,
         skip_share=0.5 if target > window else 0.0,
         needle_share=0.1 if small and target > setting.native else 0.0,
-        learning_rate=heal.learning_rate or (2e-3 if small else 2e-4),
+        learning_rate=heal.learning_rate if isinstance(heal.learning_rate, float) else 2e-3 if small else 2e-4,
+        find_rate=heal.learning_rate == "find",
         warmup_steps=max(1, steps // 20),
         schedule=heal.schedule,
         distil=heal.distil,
+        teacher_parameters=_teacher_size(setting, heal),
         lora_rank=heal.lora_rank or adapter_rank(setting.base.hidden),
         lora_kind=heal.lora_kind,
-        lora_ranks=heal.lora_ranks,
+        lora_ranks=heal.lora_ranks or "uniform",
+        lora_restarts=heal.lora_restarts,
+        lora_base=heal.lora_base,
+        optimizer=heal.optimizer,
+        kernels=heal.kernels,
+        long_share=heal.long_share,
         evaluate_every=max(1, steps // (8 if small else 4)),
         checkpointing=False,
         control=heal.control,
     )
+    if heal.lora_ranks is None and spreads(setting.base, train, setting.memory_limit):
+        train = train.model_copy(update={"lora_ranks": "spectrum"})
+    return train
+
+
+def _that_fits(setting: Setting, heal: Heal, view: Blueprint, target: int, *, grows: bool) -> Train:
+    """Fewer windows at once, then recomputed activations, then, where the recipe names no window, shorter ones."""
+    train = fitted(view, setting.base, train_settings(setting, heal, target, grows=grows), setting.memory_limit)
+    while heal.window is None and train.window >= 2 * LEAST_WINDOW:
+        if healing_bytes(view, setting.base, train) <= setting.memory_limit:
+            break
+        shorter = train_settings(setting, heal.model_copy(update={"window": train.window // 2}), target, grows=grows)
+        train = fitted(view, setting.base, shorter, setting.memory_limit)
+    return train
+
+
+def _teacher_size(setting: Setting, heal: Heal) -> int | None:
+    """Parameters of the teacher; None without one. A teacher that does not fit is refused."""
+    if heal.distil is None:
+        return None
+    if heal.distil.teacher == "base":
+        return setting.base.parameters
+    folder = resolve(heal.distil.teacher).folder
+    refuse_another_vocabulary(setting.base.folder, folder, heal.distil.teacher)
+    return read_architecture(folder).parameters
+
+
+def for_adapters(heal: Heal, learn: str) -> None:
+    """Refuse a wish for adapters where none are trained, rather than forget it."""
+    wished = [
+        name
+        for name in ("lora_restarts", "lora_base", "lora_kind", "lora_ranks", "lora_rank")
+        if getattr(heal, name) != type(heal).model_fields[name].default
+    ]
+    if wished and learn != "lora":
+        raise ScalerError(f"heal.{wished[0]}: no adapters are trained (heal.train: {learn})", "add heal.train: lora")
 
 
 # -- estimates -------------------------------------------------------------------------------------------------------
@@ -386,7 +448,7 @@ def train_settings(setting: Setting, heal: Heal, target: int, *, grows: bool) ->
 
 def _measuring(setting: Setting, view: Blueprint, spec: MeasureSpec, *, disk: int, proves: bool = False) -> Estimate:
     return Estimate(
-        seconds=seconds(view, spec, setting.native, setting.threads),
+        seconds=seconds(view, spec, setting.native, setting.threads, rate=_rate(setting, view)),
         memory_bytes=max(measuring_bytes(view, spec, item=setting.item_bytes), proving_bytes(view) if proves else 0),
         disk_bytes=disk + 4 * 2**20,
         basis=_basis(setting),
@@ -397,18 +459,30 @@ def _stretching(setting: Setting, view: Blueprint, stretch: Extend, spec: Measur
     search = stretch.search
     extra = 0.0 if search is None else search_flops(view, search, stretch.length)
     most = 0.0 if search is None else search.minutes * 60
-    searching = min(most, extra / flops_per_second(setting.threads) / MODEL_SHARE)
+    rate = _rate(setting, view) or flops_per_second(setting.threads) * MODEL_SHARE
+    searching = min(most, extra / rate)
     measuring = _measuring(setting, view, spec, disk=0)
     assert measuring.seconds is not None
     return measuring.model_copy(update={"seconds": measuring.seconds + searching})
 
 
 def _training(setting: Setting, view: Blueprint, train: Train, spec: MeasureSpec) -> Estimate:
+    measuring = measuring_bytes(view, spec, item=setting.item_bytes)
+    for tried in setting.tried:
+        if tried.train == short(train):
+            after = seconds(view, spec, setting.native, setting.threads, rate=tried.rate(view)) - START_SECONDS
+            return Estimate(
+                seconds=tried.seconds_of(train) + after,
+                memory_bytes=max(tried.memory_bytes, measuring),
+                disk_bytes=_bytes(view) + 4 * 2**20,
+                basis=f"a trial of {TRIAL_STEPS} steps on {setting.threads} threads just now",
+                band=tried.band,
+            )
     extra = training_flops(view, setting.base, train)
     needed = healing_bytes(view, setting.base, train)
     return Estimate(
         seconds=seconds(view, spec, setting.native, setting.threads, extra=extra),
-        memory_bytes=max(needed, measuring_bytes(view, spec, item=setting.item_bytes)),
+        memory_bytes=max(needed, measuring),
         disk_bytes=_bytes(view) + healing_disk(view, setting.base, train) + 4 * 2**20,
         basis=_basis(setting),
     )
@@ -419,14 +493,21 @@ def _merging(setting: Setting, view: Blueprint, merge: Merge, spec: MeasureSpec)
     assert measuring.memory_bytes is not None
     extra = merging_flops(view, merge)
     return Estimate(
-        seconds=seconds(view, spec, setting.native, setting.threads, extra=extra),
+        seconds=seconds(view, spec, setting.native, setting.threads, extra=extra, rate=_rate(setting, view)),
         memory_bytes=max(measuring.memory_bytes, measuring_bytes(view, spec)),
         disk_bytes=_bytes(view) + 4 * 2**20,
         basis=_basis(setting),
     )
 
 
+def _rate(setting: Setting, view: Blueprint) -> float | None:
+    """Operations a second, where a trial read text."""
+    return setting.tried[0].rate(view) if setting.tried else None
+
+
 def _basis(setting: Setting) -> str:
+    if setting.tried:
+        return f"counted operations at the rate of a trial on {setting.threads} threads just now"
     rate = flops_per_second(setting.threads) / 1e9
     return f"counted operations at {rate:.0f} GFLOP/s, probed on {setting.threads} threads just now"
 

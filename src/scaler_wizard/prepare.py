@@ -7,22 +7,21 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
-from importlib import import_module
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from blake3 import blake3
 from pydantic import Field
 
-from scaler_wizard.clean import flaw, masked
+from scaler_wizard.clean import flaw, language_of, masked
 from scaler_wizard.errors import ScalerError
-from scaler_wizard.readers import READERS, Unreadable, texts
+from scaler_wizard.hub import hub_data, is_hub_data
+from scaler_wizard.readers import READERS, Passage, Texts, Unreadable, texts
 from scaler_wizard.record import Record
 from scaler_wizard.sketch import NearDuplicates, Reserved, normal
 
 EXAMPLES = 3
-LANGUAGE_SAMPLE = 2000
 
 
 class Preparation(Record):
@@ -47,6 +46,17 @@ class Dropped(Record):
     """How many."""
     examples: tuple[str, ...]
     """The first of them."""
+
+
+class Stock(Record):
+    """What one source gave."""
+
+    texts: int
+    """Texts that were kept."""
+    characters: int
+    """Characters that were kept."""
+    lengths: dict[str, int]
+    """Texts by length in characters, in powers of two."""
 
 
 class DataCard(Record):
@@ -74,6 +84,8 @@ class DataCard(Record):
     """Kept texts by language; null where nobody asked for languages."""
     lengths: dict[str, int] = Field(default={})
     """Kept texts by length in characters, in powers of two."""
+    sources: dict[str, Stock] = Field(default={})
+    """The same for each source: a folder at the top, a file, or what the entries themselves name."""
 
 
 @dataclass
@@ -82,14 +94,19 @@ class _Tally:
 
     files: int = 0
     texts: int = 0
-    kept: int = 0
-    characters: int = 0
     unreadable: dict[str, str] = field(default_factory=dict)
     dropped: dict[str, list[str]] = field(default_factory=dict)
     counts: Counter[str] = field(default_factory=Counter)
     masked: Counter[str] = field(default_factory=Counter)
     languages: Counter[str] = field(default_factory=Counter)
-    lengths: Counter[int] = field(default_factory=Counter)
+    lengths: dict[str, Counter[int]] = field(default_factory=dict)
+    """By source."""
+    sizes: Counter[str] = field(default_factory=Counter)
+    """Characters, by source."""
+
+    def keep(self, source: str, text: str) -> None:
+        self.sizes[source] += len(text)
+        self.lengths.setdefault(source, Counter())[max(1, len(text)).bit_length() - 1] += 1
 
     def drop(self, reason: str, name: str) -> None:
         self.counts[reason] += 1
@@ -104,14 +121,22 @@ class _Tally:
             preparation=how,
             files=self.files,
             texts=self.texts,
-            kept=self.kept,
-            characters=self.characters,
+            kept=sum(found.total() for found in self.lengths.values()),
+            characters=self.sizes.total(),
             unreadable=self.unreadable,
             dropped=dropped,
             masked=dict(self.masked),
             languages=dict(self.languages) if how.languages else None,
-            lengths={f"{2**power} to {2 ** (power + 1)}": count for power, count in sorted(self.lengths.items())},
+            lengths=_histogram(sum(self.lengths.values(), Counter())),
+            sources={
+                source: Stock(texts=found.total(), characters=self.sizes[source], lengths=_histogram(found))
+                for source, found in sorted(self.lengths.items())
+            },
         )
+
+
+def _histogram(powers: Counter[int]) -> dict[str, int]:
+    return {f"{2**power} to {2 ** (power + 1)}": count for power, count in sorted(powers.items())}
 
 
 def prepare(
@@ -122,11 +147,12 @@ def prepare(
     A file that cannot be read is named in the card with its reason, and the rest is kept. `progress` is told the
     files done and the next one's name. Raises ScalerError where nothing is left, and writes nothing then.
     """
-    files, tally = _files(source), _Tally()
+    source = hub_data(str(source)) if is_hub_data(str(source)) else source
+    files, tally = text_files(source), _Tally()
     beside = out.with_name(f"{out.name}.new")
     with beside.open("w", encoding="utf-8") as stream:
-        for name, text in _fit(_found(files, source, tally, progress), how, tally):
-            stream.write(json.dumps({"text": text, "name": name}, ensure_ascii=False) + "\n")
+        for found in _fit(_found(files, source, tally, progress), how, tally):
+            stream.write(json.dumps(row_of(found), ensure_ascii=False) + "\n")
     card = tally.card(source, how)
     if not card.kept:
         beside.unlink()
@@ -134,6 +160,12 @@ def prepare(
     out.with_name(f"{out.name}.card.json").write_text(card.model_dump_json(indent=2) + "\n", encoding="utf-8")
     beside.rename(out)
     return card
+
+
+def row_of(found: Passage) -> dict[str, object]:
+    """A text as a line of a prepared file says it."""
+    row: dict[str, object] = {"text": found.text, "name": found.name, "source": found.source}
+    return row if found.weight == 1 else row | {"sampling_weight": found.weight}
 
 
 _CURE = "give other files, or drop less: --no-quality keeps texts of any kind"
@@ -144,7 +176,8 @@ def _why(card: DataCard) -> str:
     return "; ".join(reasons)[:200]
 
 
-def _files(source: Path) -> list[Path]:
+def text_files(source: Path) -> list[Path]:
+    """The file itself, or every file of a folder that can be read as text, by name."""
     if source.is_file():
         return [source]
     if not source.is_dir():
@@ -155,27 +188,26 @@ def _files(source: Path) -> list[Path]:
     return found
 
 
-def _found(
-    files: list[Path], source: Path, tally: _Tally, progress: Callable[[int, str], None]
-) -> Iterator[tuple[str, str]]:
+def _found(files: list[Path], source: Path, tally: _Tally, progress: Callable[[int, str], None]) -> Texts:
     for number, file in enumerate(files):
         name = file.name if file == source else str(file.relative_to(source))
         progress(number, name)
         tally.files += 1
         try:
-            for inside, text in texts(file):
-                yield f"{name} {inside}".strip(), text
+            for one in texts(file):
+                yield replace(one, name=f"{name} {one.name}".strip(), source=one.source or Path(name).parts[0])
         except Unreadable as reason:
             tally.unreadable[name] = str(reason)
         except OSError as error:
             tally.unreadable[name] = f"cannot be opened ({error.strerror})"
 
 
-def _fit(found: Iterator[tuple[str, str]], how: Preparation, tally: _Tally) -> Iterator[tuple[str, str]]:
+def _fit(found: Texts, how: Preparation, tally: _Tally) -> Texts:
     exact: set[bytes] = set()
     near = NearDuplicates()
-    reserved = Reserved([text for path in how.against for file in _files(path) for _, text in texts(file)])
-    for name, text in found:
+    reserved = Reserved([one.text for path in how.against for file in text_files(path) for one in texts(file)])
+    for one in found:
+        name, text = one.name, one.text
         tally.texts += 1
         plain = normal(text)
         digest = blake3(text.strip().encode()).digest(16)
@@ -185,7 +217,7 @@ def _fit(found: Iterator[tuple[str, str]], how: Preparation, tally: _Tally) -> I
             tally.drop("the same as an earlier text", name)
         elif how.quality and (wrong := flaw(text)):
             tally.drop(wrong, name)
-        elif how.languages and (language := _language(text)) not in how.languages:
+        elif how.languages and (language := language_of(text)) not in how.languages:
             tally.drop("another language", f"{name}: {language}")
         elif reserved.overlaps(plain):
             tally.drop("overlaps a text that is kept for measuring", name)
@@ -193,24 +225,15 @@ def _fit(found: Iterator[tuple[str, str]], how: Preparation, tally: _Tally) -> I
             tally.drop("nearly the same as an earlier text", f"{name}: like {other}")
         else:
             exact.add(digest)
-            yield name, _kept(text, how, tally)
+            yield _kept(one, how, tally)
 
 
-def _kept(text: str, how: Preparation, tally: _Tally) -> str:
+def _kept(one: Passage, how: Preparation, tally: _Tally) -> Passage:
+    text = one.text
     if how.mask_personal:
         text, found = masked(text)
         tally.masked.update(found)
     if how.languages:
-        tally.languages[_language(text)] += 1
-    tally.kept += 1
-    tally.characters += len(text)
-    tally.lengths[max(1, len(text)).bit_length() - 1] += 1
-    return text
-
-
-def _language(text: str) -> str:
-    try:
-        identify = import_module("py3langid").classify
-    except ModuleNotFoundError:
-        raise ScalerError("py3langid is needed to tell languages", 'pip install "scaler-wizard[data]"') from None
-    return str(identify(text[:LANGUAGE_SAMPLE])[0])
+        tally.languages[language_of(text)] += 1
+    tally.keep(one.source or "", text)
+    return replace(one, text=text)

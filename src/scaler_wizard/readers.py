@@ -9,10 +9,13 @@ from __future__ import annotations
 import csv
 import io
 import json
+import logging
+import math
 import re
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
+from dataclasses import dataclass, replace
 from importlib import import_module
 from pathlib import Path, PurePosixPath
 from typing import IO, Any
@@ -26,13 +29,28 @@ MEMBER_BYTES = 256 * 2**20
 ARCHIVE_BYTES = 8 * 2**30
 CONTAINER = "META-INF/container.xml"
 """Where an EPUB says which of its files is the book."""
+MOST_WEIGHT = 100
+"""Largest weight of a text: it is read that many times."""
 TEXT_COLUMNS = ("text", "content", "body", "document")
 ASKED = ("instruction", "input", "prompt", "question")
 ANSWERED = ("output", "completion", "response", "answer")
 SPEAKERS = {"human": "user", "gpt": "assistant"}
 
-Texts = Iterator[tuple[str, str]]
-"""Pairs of a name inside the file ("" for the whole file) and its text."""
+
+@dataclass(frozen=True)
+class Passage:
+    """One text of a file."""
+
+    name: str
+    """Where in the file; "" for the whole of it."""
+    text: str
+    source: str | None = None
+    """What the file says that it comes from."""
+    weight: float = 1.0
+    """How often to read it, beside others."""
+
+
+Texts = Iterator[Passage]
 
 
 class Unreadable(Exception):
@@ -65,13 +83,13 @@ def _plain(stream: IO[bytes]) -> Texts:
         if len(rest) > PART_CHARACTERS:
             cut = next((at for gap in ("\n\n", "\n", " ") if (at := rest.rfind(gap)) > 0), len(rest))
             number += 1
-            yield f"part {number}", rest[:cut]
+            yield Passage(f"part {number}", rest[:cut])
             rest = rest[cut:]
-    yield f"part {number + 1}" if number else "", rest
+    yield Passage(f"part {number + 1}" if number else "", rest)
 
 
 def _html(stream: IO[bytes]) -> Texts:
-    yield "", html_text(stream.read())
+    yield Passage("", html_text(stream.read()))
 
 
 def html_text(page: bytes) -> str:
@@ -85,6 +103,7 @@ def html_text(page: bytes) -> str:
 
 def _pdf(stream: IO[bytes]) -> Texts:
     pypdf = _library("pypdf")
+    logging.getLogger("pypdf").setLevel(logging.CRITICAL)  # it tells what we tell, without the file's name
     try:
         reader = pypdf.PdfReader(stream)
         if reader.is_encrypted and not reader.decrypt(""):
@@ -94,7 +113,7 @@ def _pdf(stream: IO[bytes]) -> Texts:
         raise Unreadable(f"damaged PDF ({type(error).__name__})") from None
     if not text.strip():
         raise Unreadable("no text in this PDF: scanned pages need a text recognition first")
-    yield "", text
+    yield Passage("", text)
 
 
 def _docx(stream: IO[bytes]) -> Texts:
@@ -105,7 +124,7 @@ def _docx(stream: IO[bytes]) -> Texts:
     except (zipfile.BadZipFile, KeyError, ValueError, SyntaxError, docx.opc.exceptions.OpcError) as error:
         raise Unreadable(f"damaged Word file ({type(error).__name__})") from None
     cells = (cell.text for table in document.tables for row in table.rows for cell in row.cells)
-    yield "", "\n".join([*(paragraph.text for paragraph in document.paragraphs), *cells])
+    yield Passage("", "\n".join([*(paragraph.text for paragraph in document.paragraphs), *cells]))
 
 
 def _refuse_bomb(stream: IO[bytes]) -> None:
@@ -120,7 +139,7 @@ def _epub(stream: IO[bytes]) -> Texts:
     """The pages of a book, in its own order of reading."""
     with _archive(stream) as archive:
         for name in _spine(archive):
-            yield name, html_text(_member(archive, name))
+            yield Passage(name, html_text(_member(archive, name)))
 
 
 def _spine(archive: zipfile.ZipFile) -> list[str]:
@@ -149,7 +168,7 @@ def _table(stream: IO[bytes], delimiter: str) -> Texts:
     rows = csv.DictReader(io.TextIOWrapper(stream, encoding="utf-8-sig", newline=""), delimiter=delimiter, strict=True)
     try:
         for number, row in enumerate(rows, start=2):
-            yield f"row {number}", row_text(row)
+            yield _entry(f"row {number}", row)
     except csv.Error as error:
         raise Unreadable(f"line {rows.line_num}: not a valid table ({error})") from None
 
@@ -157,13 +176,13 @@ def _table(stream: IO[bytes], delimiter: str) -> Texts:
 def _jsonl(stream: IO[bytes]) -> Texts:
     for number, line in enumerate(stream, start=1):
         if line.strip():
-            yield f"line {number}", row_text(_json_of(line, f"line {number}"))
+            yield _entry(f"line {number}", _json_of(line, f"line {number}"))
 
 
 def _json(stream: IO[bytes]) -> Texts:
     found = _json_of(stream.read(), "the file")
     for number, row in enumerate(found if isinstance(found, list) else [found], start=1):
-        yield f"entry {number}", row_text(row)
+        yield _entry(f"entry {number}", row)
 
 
 def _json_of(text: bytes, where: str) -> Any:
@@ -182,7 +201,7 @@ def _parquet(stream: IO[bytes]) -> Texts:
         for batch in parquet.ParquetFile(stream).iter_batches(batch_size=1000):
             for row in batch.to_pylist():
                 number += 1
-                yield f"row {number}", row_text(row)
+                yield _entry(f"row {number}", row)
     except (arrow.ArrowException, OSError) as error:
         raise Unreadable(f"damaged Parquet file ({type(error).__name__})") from None
 
@@ -195,8 +214,8 @@ def _zip(stream: IO[bytes]) -> Texts:
         for member in archive.infolist():
             kind = PurePosixPath(member.filename.lower()).suffix
             if not member.is_dir() and kind in READERS and kind != ".zip":
-                for name, text in _read(io.BytesIO(_member(archive, member.filename)), member.filename):
-                    yield f"{member.filename} {name}".strip(), text
+                for inside in _read(io.BytesIO(_member(archive, member.filename)), member.filename):
+                    yield replace(inside, name=f"{member.filename} {inside.name}".strip())
 
 
 def _archive(stream: IO[bytes]) -> zipfile.ZipFile:
@@ -217,6 +236,26 @@ def _member(archive: zipfile.ZipFile, name: str) -> bytes:
     if len(found) > MEMBER_BYTES:
         raise Unreadable(f"{name}: more than {MEMBER_BYTES // 2**20} MiB unpacked")
     return found
+
+
+def _entry(name: str, row: Any) -> Passage:
+    """An entry of a table or of JSON; `source` and `sampling_weight` beside its text count."""
+    text = row_text(row)
+    said = row if isinstance(row, Mapping) else {}
+    source, weight = said.get("source"), said.get("sampling_weight")
+    return Passage(name, text, source if isinstance(source, str) and source else None, _weight(name, weight))
+
+
+def _weight(name: str, said: Any) -> float:
+    if said is None or said == "":
+        return 1.0
+    try:
+        weight = float(said)
+    except (TypeError, ValueError):
+        weight = math.nan
+    if not 0 <= weight <= MOST_WEIGHT:
+        raise Unreadable(f"{name}: sampling_weight {str(said)[:40]}: not a number from 0 to {MOST_WEIGHT}")
+    return weight
 
 
 def row_text(row: Any) -> str:

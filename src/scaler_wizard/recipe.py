@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Protocol
 
 import yaml
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
@@ -143,12 +143,49 @@ class Distil(Record):
     keep: Literal["likeliest", "states", "nothing"] = "likeliest"
     """What is kept on disk of the teacher: its likeliest tokens (288 bytes a token), its hidden states (exact, 2 bytes
     for each hidden unit), or nothing (it is asked at every step). Reverse and jsd need states or nothing."""
+    hidden: Annotated[float, Field(ge=0, le=100)] = 0.0
+    """Weight of making blocks' outputs like the teacher's, through projections that are learnt as well."""
+    attention: Annotated[float, Field(ge=0, le=100)] = 0.0
+    """Weight of looking where the teacher's blocks look (attention transfer)."""
+    layers: tuple[tuple[Annotated[int, Field(ge=0)], Annotated[int, Field(ge=0)]], ...] = ()
+    """Which block of the model learns from which of the teacher, from 0: [[3, 7], [11, 15]]; four even pairs where
+    left out. `hidden` and `attention` need keep: nothing."""
+
+    @property
+    def inner(self) -> bool:
+        """Whether the teacher's blocks are asked, and not only its last word."""
+        return self.hidden > 0 or self.attention > 0
 
     @model_validator(mode="after")
     def _exact(self) -> Distil:
         if self.keep == "likeliest" and self.divergence != "forward":
             raise ValueError(f"divergence {self.divergence} needs keep: states or nothing")
+        if self.inner and self.keep != "nothing":
+            raise ValueError("hidden and attention need keep: nothing, since a block's work is not kept on disk")
+        if self.layers and not self.inner:
+            raise ValueError("layers does nothing without hidden or attention")
         return self
+
+
+class Adapters(Protocol):
+    """What a recipe and a plan both say of adapters."""
+
+    @property
+    def lora_kind(self) -> str: ...
+    @property
+    def lora_ranks(self) -> str | None: ...
+    @property
+    def lora_restarts(self) -> int: ...
+    @property
+    def lora_base(self) -> str: ...
+
+
+def check_adapters(said: Adapters) -> None:
+    """Refuse choices that exclude each other, as ValueError."""
+    if said.lora_restarts and (said.lora_kind != "lora" or said.lora_base != "whole"):
+        raise ValueError("lora_restarts needs lora_kind: lora and lora_base: whole")
+    if said.lora_base == "nf4" and (said.lora_kind not in ("lora", "dora") or said.lora_ranks == "spectrum"):
+        raise ValueError("lora_base: nf4 needs lora_kind: lora or dora and lora_ranks: uniform")
 
 
 class Heal(Record):
@@ -158,8 +195,8 @@ class Heal(Record):
     """Tokens to train on ("200K"); chosen by the plan where left out."""
     train: Literal["new", "lora", "all"] | None = None
     """What learns: new parameters only, low-rank adapters, or everything; chosen by the plan where left out."""
-    learning_rate: Annotated[float, Field(gt=0)] | None = None
-    """Peak learning rate; chosen by the plan where left out."""
+    learning_rate: Annotated[float, Field(gt=0)] | Literal["find"] | None = None
+    """Peak learning rate; `find` looks for it in forty short steps before; chosen by the plan where left out."""
     schedule: Literal["cosine", "wsd"] = "cosine"
     """Cosine to a tenth of the peak, or the peak held and a decay to 0 in the last fifth (warm-up, stable, decay)."""
     window: Tokens | None = None
@@ -170,10 +207,28 @@ class Heal(Record):
     """Rank of the adapters, for train: lora; a 32nd of the hidden size, from 8 to 128, where left out."""
     lora_kind: Literal["lora", "dora", "pissa", "eva"] = "lora"
     """Plain adapters; weight-decomposed ones; or begun in the principal directions of the weights or of the text."""
-    lora_ranks: Literal["uniform", "spectrum"] = "uniform"
-    """The same rank everywhere, or its parameters spread over the matrices by the spectrum of their gradients."""
+    lora_ranks: Literal["uniform", "spectrum"] | None = None
+    """The same rank everywhere, or its parameters spread over the matrices by the spectrum of their gradients; chosen
+    by the plan where left out: spread, where that takes a small part of the training and fits into memory."""
+    lora_restarts: Annotated[int, Field(ge=0, le=100)] = 0
+    """Times that plain adapters are merged into the model and begun anew, each with a warm-up (ReLoRA), so that low
+    ranks add up to a higher one."""
+    lora_base: Literal["whole", "nf4"] = "whole"
+    """The frozen weights while adapters learn: as they are, or in 4 bits (QLoRA; needs a GPU)."""
+    optimizer: Literal["adamw", "adamw-8bit"] = "adamw"
+    """AdamW with its moments in float32, or in 8 bits (needs a GPU)."""
+    kernels: Literal["torch", "liger"] = "torch"
+    """Torch's own norms, rotary and gated layers, or Liger's fused ones (needs a GPU)."""
+    long_share: Annotated[float, Field(gt=0, lt=1)] | None = None
+    """Within each source, read texts longer than the native window more often, up to this share of its tokens; every
+    text equally often where left out."""
     control: bool = True
     """Also train the base on the same tokens, to know whether growth paid."""
+
+    @model_validator(mode="after")
+    def _adapters(self) -> Heal:
+        check_adapters(self)
+        return self
 
 
 class Stretch(Record):

@@ -34,6 +34,8 @@ from scaler_wizard.journal import Journal, Row
 if TYPE_CHECKING:
     from scaler_wizard.contract import SignedContract
 
+ADAPTER = "adapter"
+"""Folder in a checkpoint with the adapters that its model has merged."""
 LOCK_TRIES = 5
 STAND_STILL_SECONDS = 28
 """How long a rollback waits for the process that conducts the run; the contract allows 30 seconds for everything."""
@@ -369,10 +371,25 @@ def unfinished(runs: Path, identity: str) -> Run | None:
 
 def export_to(run: Run, out: Path) -> str:
     """Copy the current checkpoint to a new folder, hashes checked; the folder appears only when it is whole."""
+    source = run.verified()
+    _export(source, out)
+    return f"{out}: the model of phase {int(source.name[:3])} ({source.name[4:]})"
+
+
+def export_adapter(run: Run, out: Path) -> str:
+    """Copy the adapters of the last training, which its model has merged, to a new folder; hashes checked."""
+    found = [slug for row in run.committed() if (run.checkpoints / (slug := row.data["slug"]) / ADAPTER).is_dir()]
+    if not found:
+        raise ScalerError(f"{run.id}: no checkpoint with adapters of its own", "train some: heal.train: lora")
+    verify(run.checkpoints / found[-1], hashes=True)
+    _export(run.checkpoints / found[-1] / ADAPTER, out)
+    base = json.loads((out / "adapter_config.json").read_text(encoding="utf-8"))["base_model_name_or_path"]
+    return f"{out}: the adapters of {found[-1]}, for {base}"
+
+
+def _export(source: Path, out: Path) -> None:
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise ScalerError(f"{out}: is there already", "name a folder that does not exist yet")
-    source = run.verified()
-    slug = source.name
     out.parent.mkdir(parents=True, exist_ok=True)
     beside = out.parent / f".{out.name}.new"
     shutil.rmtree(beside, ignore_errors=True)
@@ -383,7 +400,6 @@ def export_to(run: Run, out: Path) -> str:
     beside.rename(out)
     reach("export.renamed")
     sync(out.parent)
-    return f"{out}: the model of phase {int(slug[:3])} ({slug[4:]})"
 
 
 def open_run(runs: Path, wanted: str = "latest") -> Run:

@@ -22,6 +22,7 @@ from scaler_wizard.attention import by_piece
 from scaler_wizard.batches import Batch
 from scaler_wizard.distill import Hidden, Likeliest, View
 from scaler_wizard.errors import ScalerError
+from scaler_wizard.imitate import Imitation, Inside, pairs_of, watched
 from scaler_wizard.losses import CHUNK
 from scaler_wizard.models import load_model, load_tokenizer
 from scaler_wizard.recipe import Distil
@@ -83,7 +84,13 @@ class Teacher:
     compute: torch.dtype = torch.float32
     asked: int = 0
     """Tokens that it read in this process; 0 where everything had been kept."""
+    told: int = 0
+    """Tokens that it has said something of."""
+    _unsaid: float = 0.0
+    """Probability, summed over these, of tokens that are kept only together."""
     _store: sqlite3.Connection | None = field(default=None, repr=False)
+    _last: tuple[Batch, torch.Tensor, Inside] | None = field(default=None, repr=False)
+    """What it made of the row that it read last, where its blocks are looked at."""
 
     def teaches(self, batch: Batch) -> torch.Tensor:
         """Which tokens of a row it may say something of: (tokens,) booleans."""
@@ -95,12 +102,30 @@ class Teacher:
 
     def view(self, batch: Batch, places: torch.Tensor) -> View:
         """Its view at `places` (indices into the row) of a batch."""
-        pieces = [piece.numpy().astype(np.int32) for piece in batch.ids[0].split(list(batch.pieces))]
-        wanted = self.teaches(batch)
-        taught = [bool(part[0]) for part in wanted.split(list(batch.pieces))]
-        rows = self._rows([piece for piece, fits in zip(pieces, taught, strict=True) if fits])
-        numbers = wanted.cumsum(0)[places] - 1  # a taught token's row
+        last = self._last
+        rows = self._closed(last[1]) if last is not None and last[0] is batch else self._rows(self._pieces(batch))
+        numbers = self.teaches(batch).cumsum(0)[places] - 1  # a taught token's row
         return self._opened(rows[numbers].to(self.model.device))
+
+    def inside(self, batch: Batch, blocks: Sequence[int]) -> Inside:
+        """What these blocks of it make of the pieces that it reads, end to end; the view comes from the same pass."""
+        found: Inside
+        states, found = self._read(self._pieces(batch), blocks)
+        self._last = (batch, states, found)
+        return found
+
+    def imitation(self, student: Any, *, named: bool) -> Imitation:
+        """How a student's blocks learn from its blocks; `named`: those pairs that the recipe names."""
+        ours, theirs = len(student.layers), len(self.model.model.layers)
+        pairs = pairs_of(self.settings, ours=ours, theirs=theirs, named=named)
+        sizes = {"ours": student.config.hidden_size, "theirs": self.model.config.hidden_size}
+        made: Imitation = Imitation(self.settings, pairs, **sizes).to(self.model.device)
+        return made
+
+    def _pieces(self, batch: Batch) -> list[Any]:
+        """The pieces of a row that it may say something of."""
+        pieces, taught = (row.split(list(batch.pieces)) for row in (batch.ids[0], self.teaches(batch)))
+        return [piece.numpy().astype(np.int32) for piece, fits in zip(pieces, taught, strict=True) if fits[0]]
 
     def _rows(self, pieces: Sequence[Any]) -> torch.Tensor:
         """(tokens, bytes) of all pieces, asked for where they are not kept."""
@@ -115,19 +140,26 @@ class Teacher:
         return torch.from_numpy(np.concatenate(rows))
 
     @torch.no_grad()
+    def _read(self, pieces: Sequence[Any], blocks: Sequence[int] = ()) -> tuple[torch.Tensor, Inside]:
+        """Its last hidden states (tokens, hidden) of pieces end to end, and what some blocks did."""
+        lengths = tuple(len(piece) for piece in pieces)
+        ids = torch.from_numpy(np.concatenate(list(pieces)).astype(np.int64))[None]
+        positions = torch.cat([torch.arange(length) for length in lengths])[None]
+        device = self.model.device
+        how = {"position_ids": positions.to(device), "pieces": lengths, "use_cache": False}
+        with (
+            by_piece(self.model),
+            autocast(device, self.compute),
+            watched(self.model.model.layers, blocks) as inside,
+        ):
+            states = self.model.model(input_ids=ids.to(device), seen=inside.attended, **how).last_hidden_state[0]
+        self.asked += len(states)
+        return states / getattr(self.model.config, "logits_scaling", 1.0), inside
+
     def _asked(self, missing: dict[bytes, Any]) -> dict[bytes, bytes]:
         ordered = sorted(missing.items(), key=lambda pair: -len(pair[1]))
         lengths = [len(piece) for _, piece in ordered]
-        ids = torch.from_numpy(np.concatenate([piece for _, piece in ordered]).astype(np.int64))[None]
-        positions = torch.cat([torch.arange(length) for length in lengths])[None]
-        device = self.model.device
-        with by_piece(self.model), autocast(device, self.compute):
-            states = self.model.model(
-                input_ids=ids.to(device), position_ids=positions.to(device), pieces=tuple(lengths), use_cache=False
-            ).last_hidden_state[0]
-        states = states / getattr(self.model.config, "logits_scaling", 1.0)
-        self.asked += len(states)
-        rows = self._closed(states).cpu().numpy()
+        rows = self._closed(self._read([piece for _, piece in ordered])[0]).cpu().numpy()
         found = {
             key: part.tobytes() for (key, _), part in zip(ordered, np.split(rows, np.cumsum(lengths)[:-1]), strict=True)
         }
@@ -144,6 +176,7 @@ class Teacher:
         vocabulary = len(head_weight(self.model))
         return min(vocabulary - 1, LIKELIEST_NARROW if vocabulary <= NARROW else LIKELIEST_WIDE)
 
+    @torch.no_grad()
     def _closed(self, states: torch.Tensor) -> torch.Tensor:
         """(tokens, hidden) -> (tokens, bytes)."""
         if self.settings.keep != "likeliest":
@@ -168,7 +201,20 @@ class Teacher:
             return Hidden(states, head, temperature=temperature, kind=self.settings.divergence)
         width = rows.shape[1] - 2 * self.likeliest
         numbers = rows[:, :width].contiguous().view(torch.uint16 if width == 2 * self.likeliest else torch.int32)
-        return Likeliest(numbers, rows[:, width:].contiguous().view(torch.float16))
+        log_q = rows[:, width:].contiguous().view(torch.float16)
+        self.told += len(rows)
+        self._unsaid += float((1 - log_q.float().exp().sum(dim=1)).clamp_min(0).sum())
+        return Likeliest(numbers, log_q)
+
+    def account(self) -> str:
+        """What it cost, and what is lost of what it knows, in a sentence."""
+        kept = f"The teacher read {self.asked} tokens; what it had read before was still there."
+        if not self.told:
+            return kept
+        share = self._unsaid / self.told
+        return (
+            f"{kept} Its {self.likeliest} likeliest tokens are kept one by one, {share:.2%} of its probability is not."
+        )
 
     # -- where it is kept ----------------------------------------------------------------------------------------------
 

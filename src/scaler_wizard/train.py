@@ -15,18 +15,22 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any, Literal, Protocol
 
+import numpy as np
 import torch
 
-from scaler_wizard.attention import by_piece
+from scaler_wizard.accelerators import small_moments
+from scaler_wizard.attention import Seen, by_piece
 from scaler_wizard.batches import Batch, Text, batches, targets_of
 from scaler_wizard.distill import View, distilled_loss
 from scaler_wizard.events import Evaluated, Note, Step, Telegram, WorkerEvent
 from scaler_wizard.failpoints import reach
+from scaler_wizard.imitate import Imitation, Inside, watched
+from scaler_wizard.lora import restart_lora
 from scaler_wizard.losses import linear_cross_entropy
 from scaler_wizard.metrics import Probe
 from scaler_wizard.phases import Train
 from scaler_wizard.room import full, is_full, require
-from scaler_wizard.schedule import learning_rate
+from scaler_wizard.schedule import chosen_rate, learning_rate, restarts, tried_rates
 from scaler_wizard.snapshots import newest_sound, snapshots, take
 
 SNAPSHOT_SECONDS = 20.0
@@ -37,6 +41,7 @@ FORETOLD_BY = 3
 PROBE_TOKENS = 256
 PROBES = 3
 EVENT_SECONDS = 0.25
+BETAS = (0.9, 0.95)
 Arm = Literal["grown", "control"]
 Emit = Callable[[WorkerEvent], None]
 Spans = Mapping[str, tuple[tuple[int, int, int], ...] | None]
@@ -82,6 +87,9 @@ class Asked(Protocol):
     def view(self, batch: Batch, places: torch.Tensor) -> View:
         """What it says at these places."""
 
+    def inside(self, batch: Batch, blocks: Sequence[int]) -> Inside:
+        """What these blocks of it make of the pieces that it reads."""
+
 
 @dataclass
 class History:
@@ -90,6 +98,8 @@ class History:
     step: int = 0
     losses: list[float] = field(default_factory=list)
     evaluations: list[tuple[int, float]] = field(default_factory=list)
+    peak: float | None = None
+    """Highest learning rate, where it was searched for."""
 
     @property
     def best(self) -> int:
@@ -147,6 +157,8 @@ class Trainer:
     """What learns; None: everything that requires a gradient already."""
     teacher: Asked | None = None
     """Where the settings distil: whom to ask."""
+    imitation: Imitation | None = None
+    """Where the model's blocks learn from the teacher's as well: how."""
     quiz: Callable[[Any], Probe] | None = None
     """Asks the model a few questions at every evaluation; None: nothing is asked."""
     until: int | None = None
@@ -164,12 +176,14 @@ class Trainer:
     def run(self) -> History:
         """Train to the last step. Raises Interrupted or Tripped."""
         parameters = self._prepare()
-        optimizer = torch.optim.AdamW(
-            _groups(self.model, self.settings, self.spans), lr=0.0, betas=(0.9, 0.95), fused=True
-        )
+        optimizer = self._optimizer()
         history = self._restore(optimizer)
         reach("train.restored")
-        narrow_frozen(self.model, self._compute())
+        compute = self._compute()
+        if not self.settings.lora_restarts:  # else the frozen weights take up what the adapters learn
+            narrow_frozen(self.model, compute)
+        if self.settings.find_rate and history.peak is None:
+            history.peak = self._find_rate(optimizer, parameters)
         try:
             self._steps(optimizer, parameters, history)
         except Tripped:
@@ -210,6 +224,45 @@ class Trainer:
             pause = max(SNAPSHOT_SECONDS, pause)
         return time.monotonic() - self._saved > pause
 
+    def _optimizer(self) -> Any:
+        groups = _groups(self.model, self.settings, self.spans)
+        if self.imitation is not None:
+            groups.append({"params": list(self.imitation.parameters()), "weight_decay": 0.0})
+        if self.settings.optimizer == "adamw-8bit":
+            return small_moments(groups, betas=BETAS)
+        return torch.optim.AdamW(groups, lr=0.0, betas=BETAS, fused=True)
+
+    def _find_rate(self, optimizer: torch.optim.Optimizer, parameters: list[torch.nn.Parameter]) -> float:
+        """The peak learning rate by a range test, which leaves no trace in the model or the optimiser."""
+        before = [parameter.detach().clone() for parameter in parameters]
+        rates = tried_rates(self.settings.learning_rate)
+        first = [self._read(step) for step in range(len(rates))]
+        gains: list[float] = []
+        for step, rate in enumerate(rates):
+            if self.should_stop():
+                raise Interrupted
+            loss, _ = self._backward(step)
+            if not math.isfinite(loss) or loss > first[step] + math.log(2):  # twice as perplexed: all is said
+                break
+            gains.append(first[step] - loss)
+            self._update(optimizer, parameters, rate)
+        with torch.no_grad():
+            for parameter, was in zip(parameters, before, strict=True):
+                parameter.copy_(was)
+        optimizer.zero_grad(set_to_none=True)
+        optimizer.state.clear()
+        found = chosen_rate(rates, gains)
+        self.emit(Note(text=f"Peak learning rate {found:.1e}, found in {len(gains)} short steps."))
+        return found
+
+    @torch.no_grad()
+    def _read(self, step: int) -> float:
+        """The step's mean loss, without learning from it."""
+        parts = batches(self.text, self.settings, step, self.seed, at_once=self._at_once)
+        with by_piece(self.model):
+            losses = [float(self._loss(part, self._asked(step))) * part.targets for part in parts]
+        return sum(losses) / sum(part.targets for part in parts)
+
     def _foretell(self, history: History, begun: float) -> None:
         """After a few steps, how long the rest takes; the first step also warms up and does not count."""
         self._paces.append(time.monotonic() - begun)
@@ -228,7 +281,13 @@ class Trainer:
         self._at_once = self.settings.micro_batch
         if self.settings.checkpointing:
             self._recompute()
-        return [parameter for parameter in self.model.parameters() if parameter.requires_grad]
+        return [parameter for _, parameter in self._learning()]
+
+    def _learning(self) -> list[tuple[str, torch.nn.Parameter]]:
+        """The model's parameters that learn, and the projections of an imitation."""
+        own = [(name, one) for name, one in self.model.named_parameters() if one.requires_grad]
+        more = [] if self.imitation is None else self.imitation.named_parameters(prefix="imitation")
+        return [*own, *more]
 
     def _compute(self) -> torch.dtype:
         """What the matrix products run in; where nobody chose, both are timed on a short text, forward and backward.
@@ -251,20 +310,25 @@ class Trainer:
             with by_piece(self.model):
                 self._loss(batch, self.teacher).backward()
             seconds.append(time.perf_counter() - begun)
-        self.model.zero_grad(set_to_none=True)
+        self._clear()
         return min(seconds)
+
+    def _clear(self) -> None:
+        for _, parameter in self._learning():
+            parameter.grad = None
 
     def _step(
         self, optimizer: torch.optim.Optimizer, parameters: list[torch.nn.Parameter], history: History, begun: float
     ) -> Step:
-        rate = learning_rate(self.settings, history.step)
-        for group in optimizer.param_groups:
-            group["lr"] = rate
+        if history.step in restarts(self.settings):
+            restart_lora(self.model, seed=self.seed + history.step)
+            optimizer.state.clear()
+        settings = self.settings
+        if history.peak is not None:
+            settings = settings.model_copy(update={"learning_rate": history.peak})
+        rate = learning_rate(settings, history.step)
         loss, tokens = self._backward(history.step)
-        norm = float(torch.nn.utils.clip_grad_norm_(parameters, self.settings.clip))
-        if math.isfinite(norm):
-            optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
+        norm = self._update(optimizer, parameters, rate)
         history.step += 1
         history.losses.append(loss)
         return Step(
@@ -277,6 +341,16 @@ class Trainer:
             tokens_per_second=tokens / max(time.monotonic() - begun, 1e-9),
             arm=self.arm,
         )
+
+    def _update(self, optimizer: torch.optim.Optimizer, parameters: list[torch.nn.Parameter], rate: float) -> float:
+        """One clipped step; the gradient's norm before. A gradient that is not finite changes nothing."""
+        for group in optimizer.param_groups:
+            group["lr"] = rate
+        norm = float(torch.nn.utils.clip_grad_norm_(parameters, self.settings.clip))
+        if math.isfinite(norm):
+            optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        return norm
 
     def _backward(self, step: int) -> tuple[float, int]:
         """Gradients of the step's mean loss over all its targets; returns the loss and the tokens read.
@@ -291,7 +365,7 @@ class Trainer:
             except (MemoryError, RuntimeError) as error:
                 if not is_out_of_memory(error) or not self._retreat():
                     raise
-            self.model.zero_grad(set_to_none=True)
+            self._clear()
             gc.collect()
 
     def _asked(self, step: int) -> Asked | None:
@@ -327,8 +401,20 @@ class Trainer:
 
     def _loss(self, batch: Batch, teacher: Asked | None) -> torch.Tensor:
         """Mean over the batch's targets, nats."""
+        taught = [] if self.imitation is None or teacher is None else teacher.teaches(batch).tolist()
+        if not any(taught):
+            return self._said(batch, teacher)
+        assert self.imitation is not None and teacher is not None
+        with watched(backbone(self.model).layers, self.imitation.ours) as mine:
+            said = self._said(batch, teacher, mine.attended)
+        fits = [taught[end - 1] for end in np.cumsum(batch.pieces)]
+        other = teacher.inside(batch, self.imitation.theirs)
+        return said + self.imitation(mine, other, pieces=batch.pieces, taught=fits) * (sum(taught) / len(taught))
+
+    def _said(self, batch: Batch, teacher: Asked | None, seen: Seen | None = None) -> torch.Tensor:
+        """The loss of what the head says."""
         compute = self.compute or torch.float32
-        rows, goals, predictors = predictions(self.model, batch, compute)
+        rows, goals, predictors = predictions(self.model, batch, compute, seen=seen)
         if teacher is None:
             return cross_entropy(self.model, rows, goals, compute)
         taught = teacher.teaches(batch)[predictors]
@@ -382,9 +468,8 @@ class Trainer:
     # -- snapshots -----------------------------------------------------------------------------------------------------
 
     def _save(self, optimizer: torch.optim.Optimizer, history: History) -> None:
-        learned = {name: p.detach() for name, p in self.model.named_parameters() if p.requires_grad}
         state = {
-            "model": learned,
+            "model": {name: parameter.detach() for name, parameter in self._changing()},
             "optimizer": optimizer.state_dict(),
             "history": vars(history),
             "watch": self.watch.state(),
@@ -405,6 +490,11 @@ class Trainer:
         self._saved = time.monotonic()
         self._saving = self._saved - begun
 
+    def _changing(self) -> list[tuple[str, torch.nn.Parameter]]:
+        """What learns, and the frozen weights that adapters are merged into."""
+        frozen = [(name, one) for name, one in self.model.named_parameters() if name.endswith(".base_layer.weight")]
+        return [*self._learning(), *(frozen if self.settings.lora_restarts else [])]
+
     def _restore(self, optimizer: torch.optim.Optimizer) -> History:
         found, damaged = newest_sound(self.scratch, self.arm, until=self.until)
         for words in damaged:
@@ -413,9 +503,8 @@ class Trainer:
             return History()
         state = torch.load(found.file, weights_only=True)
         with torch.no_grad():
-            for name, parameter in self.model.named_parameters():
-                if parameter.requires_grad:
-                    parameter.copy_(state["model"][name])
+            for name, parameter in self._changing():
+                parameter.copy_(state["model"][name])
         optimizer.load_state_dict(state["optimizer"])
         self.watch.restore(state["watch"])
         self.compute = state["compute"]  # another choice, or other micro-batches, would round otherwise
@@ -462,22 +551,24 @@ def narrow_frozen(model: Any, compute: torch.dtype) -> None:
     """Keep linear layers that do not learn in the type they compute in, where that changes none of their bits."""
     head = model.get_output_embeddings()
     for module in model.modules():
-        if isinstance(module, torch.nn.Linear) and module is not head:
+        if type(module) is torch.nn.Linear and module is not head:  # a quantised layer is a kind of Linear
             own = list(module.parameters(recurse=False))
             if not any(p.requires_grad for p in own) and all(torch.equal(p.to(compute).to(p.dtype), p) for p in own):
                 module.to(compute)
 
 
-def predictions(model: Any, batch: Batch, compute: torch.dtype) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+def predictions(
+    model: Any, batch: Batch, compute: torch.dtype, *, seen: Seen | None = None
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """What the head reads (targets, hidden), what follows (targets,), and the places in the row (targets,).
 
-    The model must attend by piece.
+    The model must attend by piece; `seen` takes what some of its layers compare.
     """
-    device = model.device
+    device, more = model.device, {} if seen is None else {"seen": seen}
     ids, (predictors, predicted) = batch.ids.to(device), targets_of(batch)
     with autocast(device, compute):
         hidden = backbone(model)(
-            input_ids=ids, position_ids=batch.positions.to(device), pieces=batch.pieces, use_cache=False
+            input_ids=ids, position_ids=batch.positions.to(device), pieces=batch.pieces, use_cache=False, **more
         ).last_hidden_state
     scale = getattr(model.config, "logits_scaling", 1.0)  # Granite's
     return hidden[0, predictors.to(device)] / scale, ids[0, predicted.to(device)], predictors

@@ -41,14 +41,21 @@ def plan_table(plan: Plan) -> Iterator[Table | str]:
     total = plan.estimate
     table.add_row("", "all", duration(total.seconds), size(total.memory_bytes), size(total.disk_bytes))
     yield table
-    yield f"Times and memory: {plan.phases[0].estimate.basis}; {error_note(plan)}."
+    yield f"Times and memory: {'; '.join(_bases(plan) or [plan.phases[0].estimate.basis, error_note(plan)])}."
     for note in plan.notes:
         yield f"- {note}"
 
 
+def _bases(plan: Plan) -> list[str]:
+    """How a trial found the times of a plan; empty where there was none."""
+    tried = [phase.estimate.basis for phase in plan.phases if phase.estimate.band is not None]
+    return [f"training by {tried[0]}", f"the rest {plan.phases[0].estimate.basis}"] if tried else []
+
+
 def _needs(phase: Phase) -> tuple[str, str, str]:
     needs = phase.estimate
-    return duration(needs.seconds), size(needs.memory_bytes), size(needs.disk_bytes)
+    band = "" if needs.band is None else f" ±{needs.band:.0%}"
+    return duration(needs.seconds) + band, size(needs.memory_bytes), size(needs.disk_bytes)
 
 
 def duration(seconds: float | None) -> str:

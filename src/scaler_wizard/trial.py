@@ -1,0 +1,151 @@
+"""A trial before a run: three steps of the plan's own training by the very worker that a run starts, timed and thrown
+away, so that its time and memory are measured on this machine rather than counted (`scaler plan --trial`).
+
+The model is really grown, into a temporary folder. Not covered: phases that only measure keep their counted operations,
+at the rate that the trial's own reading had.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from scaler_wizard.architecture import read_architecture
+from scaler_wizard.errors import ScalerError
+from scaler_wizard.estimate import TRIAL_STEPS, Tried, short
+from scaler_wizard.events import Evaluated, Failed, Step, WorkerEvent, worker_event
+from scaler_wizard.executors.local import start
+from scaler_wizard.grow import Operator, grow_program
+from scaler_wizard.phases import Estimate, Grow, Phase, Plan, Train
+from scaler_wizard.record import to_json
+from scaler_wizard.task import Task
+from scaler_wizard.weights import copy_companions, write
+
+LEAST_BAND = 0.1
+"""Nobody foretells a machine better."""
+NOTHING = Estimate(seconds=None, memory_bytes=None, disk_bytes=None, basis="a trial")
+
+
+def try_out(plan: Plan, *, threads: int, memory_limit: int, told: Callable[[str], None]) -> tuple[Tried, ...]:
+    """Three steps of every training of a plan that differs from the others. Raises ScalerError where one fails."""
+    operators = tuple(one for phase in plan.phases if isinstance(phase.change, Grow) for one in phase.change.operators)
+    found: list[Tried] = []
+    with tempfile.TemporaryDirectory(prefix="scaler-trial-") as scratch:
+        for number, train in enumerate(_different(plan)):
+            told(f"A trial of {TRIAL_STEPS} steps: {train.windows_per_step} windows of {train.window} tokens each ...")
+            room = _Room(Path(scratch) / str(number))
+            task = _task(plan, train, operators, room, threads=threads, memory_limit=memory_limit)
+            found.append(_tried(train, task, room))
+    return tuple(found)
+
+
+def _different(plan: Plan) -> Iterator[Train]:
+    """Trainings of different cost."""
+    seen: set[str] = set()
+    for phase in plan.phases:
+        if isinstance(phase.change, Train) and (key := to_json(short(phase.change))) not in seen:
+            seen.add(key)
+            yield phase.change
+
+
+@dataclass(frozen=True)
+class _Room:
+    """Folders of one trial."""
+
+    folder: Path
+
+    def __truediv__(self, name: str) -> Path:
+        (self.folder / name).mkdir(parents=True, exist_ok=True)
+        return self.folder / name
+
+
+def _task(
+    plan: Plan, train: Train, operators: tuple[Operator, ...], room: _Room, *, threads: int, memory_limit: int
+) -> Task:
+    current = plan.base.folder
+    if operators:
+        current = room / "grown"
+        write(grow_program(read_architecture(plan.base.folder), operators, seed=plan.seed), current, seed=plan.seed)
+        copy_companions(plan.base.folder, current)
+    return Task(
+        run_id="trial",
+        trace_id="trial",
+        phase=Phase(
+            number=0, stage="P3", name="trial", title="trial", change=short(train), measure=None, estimate=NOTHING
+        ),
+        base=plan.base,
+        current=current,
+        staging=room / "staging",
+        scratch=room / "scratch",
+        report=None,
+        run_folder=room.folder,
+        data=plan.data,
+        target_context=plan.context,
+        baseline=None,
+        grown_by=operators,
+        breaker=plan.breaker.model_copy(update={"action": "warn"}),
+        memory_limit_bytes=memory_limit,
+        threads=threads,
+        seed=plan.seed,
+    )
+
+
+@dataclass
+class _Clock:
+    """When what was said."""
+
+    tokens: int
+    """Tokens of a step."""
+    begun: float = field(default_factory=time.monotonic)
+    paces: dict[str, list[float]] = field(default_factory=dict)
+    """Seconds of each arm's steps after its first."""
+    reading: list[float] = field(default_factory=list)
+    """Seconds of the evaluation after each arm's last step."""
+    _stepped: float = 0.0
+
+    def hear(self, event: WorkerEvent) -> None:
+        now = time.monotonic()
+        if isinstance(event, Step) and event.step > 1 and event.tokens_per_second:
+            self.paces.setdefault(event.arm, []).append(self.tokens / event.tokens_per_second)
+            self._stepped = now
+        if isinstance(event, Evaluated) and event.step == TRIAL_STEPS:
+            self.reading.append(now - self._stepped)
+
+    @property
+    def step_seconds(self) -> float:
+        return sum(sum(paces) / len(paces) for paces in self.paces.values())
+
+    @property
+    def band(self) -> float:
+        """How far the steps of an arm were apart."""
+        return max(LEAST_BAND, *((max(paces) - min(paces)) / max(paces) for paces in self.paces.values()))
+
+
+def _tried(train: Train, task: Task, room: _Room) -> Tried:
+    file, clock = room.folder / "task.json", _Clock(train.windows_per_step * train.window)
+    file.write_text(to_json(task), encoding="utf-8")
+    worker = start(file, room.folder / "worker.log", threads=task.threads)
+    assert worker.stdout is not None
+    for line in worker.stdout:
+        event = worker_event.validate_json(line)
+        if isinstance(event, Failed):
+            worker.wait()
+            raise ScalerError(f"the trial failed: {event.wrong}", event.cure)
+        clock.hear(event)
+    _, status, used = os.wait4(worker.pid, 0)
+    worker.returncode = os.waitstatus_to_exitcode(status)
+    if worker.returncode or not clock.reading:
+        raise ScalerError("the trial ended early", "leave --trial out: the plan is then made by counting")
+    return Tried(
+        train=short(train),
+        seconds=time.monotonic() - clock.begun,
+        step_seconds=clock.step_seconds,
+        token_seconds=sum(clock.reading) / (len(clock.reading) * short(train).evaluate_tokens),
+        memory_bytes=used.ru_maxrss * (1 if sys.platform == "darwin" else 1024),
+        band=clock.band,
+    )

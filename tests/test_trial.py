@@ -1,0 +1,85 @@
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from commands import scaler
+from machines import machine
+from scaler_wizard.architecture import read_architecture
+from scaler_wizard.errors import ScalerError
+from scaler_wizard.estimate import Tried, read_beside, short
+from scaler_wizard.models import EMBEDDED, Source
+from scaler_wizard.phases import Plan, Train
+from scaler_wizard.plan import Setting, make_plan
+from scaler_wizard.recipe import Heal, Recipe, load_yaml
+from scaler_wizard.trial import try_out
+
+SOURCE = Source(EMBEDDED, "embedded", None, "")
+BASE = read_architecture(EMBEDDED)
+
+
+def recipe(**changes: Any) -> Recipe:
+    return Recipe(model="embedded", parameters="1.2x", context="2x", heal=Heal(tokens=65_536, window=128), **changes)
+
+
+def trained(plan: Plan) -> Any:
+    return next(phase for phase in plan.phases if isinstance(phase.change, Train))
+
+
+def test_a_trial_is_equal_for_trainings_whose_steps_cost_the_same() -> None:
+    train = trained(make_plan(recipe(), SOURCE, BASE, machine(16))).change
+    assert short(train) == short(train.model_copy(update={"steps": 999, "warmup_steps": 5, "target": 128}))
+    assert short(train) != short(train.model_copy(update={"window": 64}))
+    assert short(train) != short(train.model_copy(update={"control": False}))
+
+
+def test_times_are_the_trials_own_and_what_is_left_of_the_training() -> None:
+    train = trained(make_plan(recipe(), SOURCE, BASE, machine(16))).change
+    tried = Tried(short(train), seconds=20.0, step_seconds=2.0, token_seconds=1e-4, memory_bytes=10**9, band=0.12)
+    found = trained(make_plan(recipe(), SOURCE, BASE, machine(16), tried=(tried,))).estimate
+    own = 20.0 + (train.steps - 3) * 2.0 + (read_beside(train) - read_beside(short(train))) * 1e-4
+    assert own < found.seconds < own + 60
+    assert (found.band, found.memory_bytes) == (0.12, 10**9)
+    assert found.basis.startswith("a trial of 3 steps")
+    counted = trained(make_plan(recipe(), SOURCE, BASE, machine(16))).estimate
+    assert counted.band is None and counted.basis.startswith("counted operations")
+
+
+def test_what_is_read_beside_counts_both_arms_and_every_evaluation() -> None:
+    train = trained(make_plan(recipe(), SOURCE, BASE, machine(16))).change
+    plain = train.model_copy(update={"steps": 10, "evaluate_every": 4, "evaluate_tokens": 100, "held_out_tokens": 1000})
+    assert read_beside(plain) == 3 * 1000 + 2 * 4 * 100
+    assert read_beside(plain.model_copy(update={"control": False})) == 2 * 1000 + 4 * 100
+
+
+def test_the_worker_really_tries_the_training_and_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    small = recipe(limits={"threads": 1}).model_copy(update={"heal": Heal(tokens=4096, window=64, control=False)})
+    setting = Setting(small, BASE, machine(16))
+    (tried,) = try_out(
+        make_plan(setting.recipe, SOURCE, BASE, setting.hardware), threads=1, memory_limit=2**33, told=lambda _: None
+    )
+    assert 0 < tried.step_seconds < tried.seconds
+    assert 0 < tried.token_seconds < tried.step_seconds / 1000
+    assert 2**28 < tried.memory_bytes < 2**32
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_trial_that_fails_says_why_in_two_lines() -> None:
+    broken = make_plan(recipe(), SOURCE, BASE, machine(16)).model_copy(update={"data": "/nowhere"})
+    with pytest.raises(ScalerError, match="the trial failed: /nowhere: no such text"):
+        try_out(broken, threads=1, memory_limit=2**33, told=lambda _: None)
+
+
+@pytest.mark.slow
+def test_the_command_puts_the_trial_into_the_plan_with_its_band(tmp_path: Path) -> None:
+    (tmp_path / "r.yaml").write_text("model: embedded\ncontext: 2x\nheal: {tokens: 32K, window: 128}\n")
+    out = tmp_path / "plan.yaml"
+    said = scaler("plan", tmp_path / "r.yaml", "--trial", "-o", out, "--set", "limits.threads=1")
+    assert said.returncode == 0, said.stderr
+    assert "A trial of 3 steps" in said.stderr and "±" in said.stdout
+    assert "training by a trial of 3 steps on 1 threads just now" in " ".join(said.stdout.split())
+    plan = Plan.read(load_yaml(out), "plan")
+    assert trained(plan).estimate.band >= 0.1
