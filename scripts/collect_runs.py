@@ -77,7 +77,8 @@ def _design() -> list[dict[str, Any]]:
         ("1.5x", ["widen_ffn"], {"train": "new", "tokens": "32K"}),
         ("3x", ["upcycle"], {"train": "all", "tokens": "32K"}),
     ]
-    plain: dict[str, Any] = {"model": "embedded", "measure": SOME}
+    fixed = {"method": "yarn"}  # a search would cost more than all the rest, and say nothing of sizes and rates
+    plain: dict[str, Any] = {"model": "embedded", "measure": SOME, "extend": fixed}
     return [
         *({**plain, "parameters": size, "heal": {"control": False, **heal}} for size, heal in grow),
         *({**plain, "context": window, "heal": {"control": False, **heal}} for window, heal in extend),
@@ -86,7 +87,7 @@ def _design() -> list[dict[str, Any]]:
             for size, window, heal in both
         ),
         *(
-            {"model": base, "measure": FEW, **fields, "heal": {"control": False, **fields["heal"]}}
+            {"model": base, "measure": FEW, "extend": fixed, **fields, "heal": {"control": False, **fields["heal"]}}
             for base, fields in random
         ),
         *({**plain, "parameters": size, "allow": by, "heal": {"control": False, **heal}} for size, by, heal in ways),

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 
@@ -21,8 +22,10 @@ from scaler_wizard.phases import RATES_TRIED, Estimate, Merge, Phase, Search, Tr
 PROBE_SECONDS = 0.06
 MODEL_SHARE = 0.42
 """Share of the matrix product's rate that a whole forward pass reached (SmolLM2-135M, fp32, two cores)."""
-START_SECONDS = 6.0
-"""Starting a worker: importing torch and transformers, loading a small model."""
+NARROW_SHARE = 1.6
+"""The same where the model is computed in bfloat16 on AMX tiles: one core, models of 5M and 14M parameters, trained."""
+START_SECONDS = 4.5
+"""Starting a worker: importing torch and transformers, loading a small model (about 4 processor seconds)."""
 PROCESS_BYTES = 470 * 2**20
 """Resident memory of a worker before it loads a model: Python, torch and transformers, the text (measured)."""
 PROVED_TOKENS = 4 * 96
@@ -63,6 +66,12 @@ def flops_per_second(threads: int) -> float:
     return rate * threads
 
 
+def model_rate(view: Blueprint, threads: int, instructions: Sequence[str] | None) -> float:
+    """Operations a second of this model, by its width and the processor's instruction sets."""
+    tiles = view.hidden >= NARROW_FROM and "AMX-bf16" in (instructions or ())
+    return flops_per_second(threads) * (NARROW_SHARE if tiles else MODEL_SHARE)
+
+
 def forward_flops(view: Blueprint, work: Work) -> float:
     """Operations of a forward pass; a token looks back over half its window on average."""
     attention = 4 * view.heads * view.head_dim * (work.window / 2) * view.layers
@@ -80,19 +89,11 @@ def measure_work(spec: MeasureSpec, native: int) -> list[Work]:
     return [*work, Work(spec.probe_items * 4 * 12, 12)]
 
 
-def seconds(
-    view: Blueprint,
-    spec: MeasureSpec | None,
-    native: int,
-    threads: int,
-    *,
-    extra: float = 0.0,
-    rate: float | None = None,
-) -> float:
-    """Wall time of a phase: its measurement and `extra` operations, at `rate` a second where a trial found one."""
+def seconds(view: Blueprint, spec: MeasureSpec | None, native: int, *, rate: float, extra: float = 0.0) -> float:
+    """Wall time of a phase: its measurement and `extra` operations, at `rate` a second."""
     work = [] if spec is None else measure_work(spec, native)
     flops = extra + sum(forward_flops(view, part) for part in work)
-    return START_SECONDS + flops / (rate or flops_per_second(threads) * MODEL_SHARE)
+    return START_SECONDS + flops / rate
 
 
 def search_flops(view: Blueprint, search: Search, length: int) -> float:

@@ -22,7 +22,6 @@ from scaler_wizard.contract import Contract
 from scaler_wizard.early import refuse_another_vocabulary
 from scaler_wizard.errors import ScalerError
 from scaler_wizard.estimate import (
-    MODEL_SHARE,
     START_SECONDS,
     TRIAL_STEPS,
     Tried,
@@ -33,6 +32,7 @@ from scaler_wizard.estimate import (
     healing_disk,
     measuring_bytes,
     merging_flops,
+    model_rate,
     proving_bytes,
     search_flops,
     seconds,
@@ -448,7 +448,7 @@ def for_adapters(heal: Heal, learn: str) -> None:
 
 def _measuring(setting: Setting, view: Blueprint, spec: MeasureSpec, *, disk: int, proves: bool = False) -> Estimate:
     return Estimate(
-        seconds=seconds(view, spec, setting.native, setting.threads, rate=_rate(setting, view)),
+        seconds=seconds(view, spec, setting.native, rate=_rate(setting, view)),
         memory_bytes=max(measuring_bytes(view, spec, item=setting.item_bytes), proving_bytes(view) if proves else 0),
         disk_bytes=disk + 4 * 2**20,
         basis=_basis(setting),
@@ -459,8 +459,7 @@ def _stretching(setting: Setting, view: Blueprint, stretch: Extend, spec: Measur
     search = stretch.search
     extra = 0.0 if search is None else search_flops(view, search, stretch.length)
     most = 0.0 if search is None else search.minutes * 60
-    rate = _rate(setting, view) or flops_per_second(setting.threads) * MODEL_SHARE
-    searching = min(most, extra / rate)
+    searching = min(most, extra / _rate(setting, view))
     measuring = _measuring(setting, view, spec, disk=0)
     assert measuring.seconds is not None
     return measuring.model_copy(update={"seconds": measuring.seconds + searching})
@@ -470,7 +469,7 @@ def _training(setting: Setting, view: Blueprint, train: Train, spec: MeasureSpec
     measuring = measuring_bytes(view, spec, item=setting.item_bytes)
     for tried in setting.tried:
         if tried.train == short(train):
-            after = seconds(view, spec, setting.native, setting.threads, rate=tried.rate(view)) - START_SECONDS
+            after = seconds(view, spec, setting.native, rate=tried.rate(view)) - START_SECONDS
             return Estimate(
                 seconds=tried.seconds_of(train) + after,
                 memory_bytes=max(tried.memory_bytes, measuring),
@@ -481,7 +480,7 @@ def _training(setting: Setting, view: Blueprint, train: Train, spec: MeasureSpec
     extra = training_flops(view, setting.base, train)
     needed = healing_bytes(view, setting.base, train)
     return Estimate(
-        seconds=seconds(view, spec, setting.native, setting.threads, extra=extra),
+        seconds=seconds(view, spec, setting.native, extra=extra, rate=_rate(setting, view)),
         memory_bytes=max(needed, measuring),
         disk_bytes=_bytes(view) + healing_disk(view, setting.base, train) + 4 * 2**20,
         basis=_basis(setting),
@@ -493,16 +492,18 @@ def _merging(setting: Setting, view: Blueprint, merge: Merge, spec: MeasureSpec)
     assert measuring.memory_bytes is not None
     extra = merging_flops(view, merge)
     return Estimate(
-        seconds=seconds(view, spec, setting.native, setting.threads, extra=extra, rate=_rate(setting, view)),
+        seconds=seconds(view, spec, setting.native, extra=extra, rate=_rate(setting, view)),
         memory_bytes=max(measuring.memory_bytes, measuring_bytes(view, spec)),
         disk_bytes=_bytes(view) + 4 * 2**20,
         basis=_basis(setting),
     )
 
 
-def _rate(setting: Setting, view: Blueprint) -> float | None:
-    """Operations a second, where a trial read text."""
-    return setting.tried[0].rate(view) if setting.tried else None
+def _rate(setting: Setting, view: Blueprint) -> float:
+    """Operations a second: a trial's, where one read text."""
+    if setting.tried:
+        return setting.tried[0].rate(view)
+    return model_rate(view, setting.threads, setting.hardware.instructions)
 
 
 def _basis(setting: Setting) -> str:
