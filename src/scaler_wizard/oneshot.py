@@ -34,7 +34,7 @@ from scaler_wizard.grow import (
 )
 from scaler_wizard.prove import Proof
 from scaler_wizard.record import Record, from_json, to_json
-from scaler_wizard.target import solve, target_size
+from scaler_wizard.target import fit_context, solve, target_size
 from scaler_wizard.weights import broken_numbers, check_disk, copy_companions, write
 from scaler_wizard.weights.stream import SHARD_BYTES
 
@@ -185,7 +185,7 @@ def _chosen(
             raise ScalerError("no operators were given", 'name one, or a size such as "1.5x"')
         return tuple(target), ()
     size = target_size(target, architecture, item_bytes=architecture.item_bytes, allow=allow)
-    solution = solve(architecture, size, allow=allow)
+    solution = solve(architecture, size, context=fit_context(target), allow=allow)
     first = solution.operators[0]
     if not isinstance(first, DuplicateLayers):
         return solution.operators, solution.reasons

@@ -63,7 +63,7 @@ from scaler_wizard.phases import (
 from scaler_wizard.planned_merge import merge_settings, merge_title
 from scaler_wizard.recipe import Distil, Heal, Recipe, count, factor, load_yaml
 from scaler_wizard.record import explicit
-from scaler_wizard.target import Solution, solve, target_size
+from scaler_wizard.target import Solution, fit_context, solve, target_size
 
 SMALL = 20_000_000
 """Parameters below which everything is measured on many windows at once and trained whole."""
@@ -195,7 +195,9 @@ def _growth(setting: Setting, target: int) -> tuple[tuple[Operator, ...], tuple[
     if wish is None:
         return (), ()
     size = target_size(wish, setting.base, item_bytes=setting.base.item_bytes)
-    solution = _solved(json.dumps(dict(setting.base.config), sort_keys=True), size, target, setting.recipe.allow)
+    solution = _solved(
+        json.dumps(dict(setting.base.config), sort_keys=True), size, fit_context(wish) or target, setting.recipe.allow
+    )
     return tuple(solution.operators), solution.reasons  # type: ignore[arg-type]
 
 
@@ -563,7 +565,7 @@ def explanation(plan: Plan) -> Iterator[str]:
     base = read_architecture(plan.base.folder)
     allow = plan.recipe.get("allow")
     size = target_size(wish, base, item_bytes=base.item_bytes, allow=allow)
-    chosen = solve(base, size, context=plan.context, allow=allow)
+    chosen = solve(base, size, context=fit_context(wish) or plan.context, allow=allow)
     for label, option in [("Chosen", chosen), *(("Instead", other) for other in chosen.alternatives)]:
         yield f"{label}: {option.title}"
         yield from (f"  - {reason}" for reason in option.reasons)

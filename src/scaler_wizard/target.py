@@ -153,6 +153,12 @@ def target_size(text: str, blueprint: Blueprint, *, item_bytes: int = 2, allow: 
     return largest_fitting(blueprint, memory, context=context, item_bytes=item_bytes, allow=allow)
 
 
+def fit_context(text: str) -> int | None:
+    """The context that "fit 12 GB of VRAM at 16K context" names; None for other sizes, and where it names none."""
+    fit = FIT.fullmatch(text.strip())
+    return count(fit[2], kilo=1024) if fit and fit[2] else None
+
+
 def largest_fitting(
     blueprint: Blueprint, memory: int, *, context: int, item_bytes: int = 2, allow: Sequence[str] | None = None
 ) -> int:
