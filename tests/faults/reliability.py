@@ -1,8 +1,8 @@
 """Do every campaign of faults and attacks and write down what came out: `python tests/faults/reliability.py PAGE`.
 
-`--times N` makes N times as many trials (`make soak`: 5). With `--keep FOLDER` each row is noted there as soon as it
-is done, and the same command goes on after the last one that was. Needs root for power cuts, small disks and memory
-limits, and 25 GB for rollbacks; says so where it is skipped.
+`--times N` makes N times as many trials (`make soak`: 5; 0.1 for a look). With `--keep FOLDER` each row is noted there
+as soon as it is done, and the same command goes on with those that are not. Needs root for power cuts, small disks and
+memory limits, and 25 GB for rollbacks; says so where it is skipped.
 """
 
 from __future__ import annotations
@@ -46,40 +46,45 @@ class Row:
     """Rows of one kind of fault or attack."""
     what: str
     """What the seconds are about; empty where they are not shown."""
-    do: Callable[[Path, int], Result]
+    do: Callable[[Path, float], Result]
     skip: Callable[[], str | None] = lambda: None
     teeth: str = ""
     """Where a guard was removed: which; losses then show that the campaign has teeth."""
 
 
-def learning(name: str, **settings: Any) -> Callable[[Path, int], Result]:
+def many(count: int, times: float) -> int:
+    """So many trials, at least one."""
+    return max(1, round(count * times))
+
+
+def learning(name: str, **settings: Any) -> Callable[[Path, float], Result]:
     """A campaign on a real training; torch is loaded only when its turn comes."""
 
-    def do(place: Path, times: int) -> Result:
+    def do(place: Path, times: float) -> Result:
         import learning as module
 
-        counted = {key: value * times if key == "count" else value for key, value in settings.items()}
+        counted = {key: many(value, times) if key == "count" else value for key, value in settings.items()}
         return module.apart(name, place, **counted)  # type: ignore[no-any-return]
 
     return do
 
 
-def web(name: str, **settings: Any) -> Callable[[Path, int], Result]:
+def web(name: str, **settings: Any) -> Callable[[Path, float], Result]:
     """A campaign over the wire."""
 
-    def do(place: Path, times: int) -> Result:
+    def do(place: Path, times: float) -> Result:
         import web as module
 
-        counted = {key: value * times if key == "count" else value for key, value in settings.items()}
+        counted = {key: many(value, times) if key == "count" else value for key, value in settings.items()}
         return getattr(module, name)(place, **counted)  # type: ignore[no-any-return]
 
     return do
 
 
-def attack(name: str) -> Callable[[Path, int], Result]:
+def attack(name: str) -> Callable[[Path, float], Result]:
     """A corpus of malicious files."""
 
-    def do(place: Path, _: int) -> Result:
+    def do(place: Path, _: float) -> Result:
         import attacks as module
 
         return getattr(module, name)(place)  # type: ignore[no-any-return]
@@ -87,20 +92,22 @@ def attack(name: str) -> Callable[[Path, int], Result]:
     return do
 
 
-def verbs(place: Path, _: int) -> Result:
+def verbs(place: Path, _: float) -> Result:
     """Kills inside a person's commands."""
     import verbs as module
 
     return module.kill_in(place, {**module.RUNS, **module.MODELS})
 
 
-def cuts(system: str, count: int, *, before: Callable[[], None] | None = None) -> Callable[[Path, int], Result]:
+def cuts(system: str, count: int, *, before: Callable[[], None] | None = None) -> Callable[[Path, float], Result]:
     """Power cuts on one file system."""
     settings: dict[str, Any] = {"seed": 1, "system": system, "before": before, "processes": 6}
-    return lambda place, n: spread(campaigns.cut_power, place, count=count * (n if before is None else 1), **settings)
+    return lambda place, n: spread(
+        campaigns.cut_power, place, count=many(count, n if before is None else 1), **settings
+    )
 
 
-def rollbacks(size: int) -> Callable[[Path, int], Result]:
+def rollbacks(size: int) -> Callable[[Path, float], Result]:
     """Rollbacks and undos over checkpoints of this many bytes."""
     return lambda place, _: campaigns.roll_back(place, size=size, count=100)
 
@@ -125,31 +132,35 @@ def no_ajv() -> str | None:
 
 END = "resuming to the end"
 ROWS = (
-    Row("kill -9", END, lambda place, n: campaigns.kill_at_points(place, times=n)),
-    Row("kill -9", END, lambda place, n: spread(campaigns.kill_at_random, place, count=900 * n, seed=1)),
-    Row("kill -9", END, lambda place, n: spread(campaigns.kill_at_random, place, count=100 * n, seed=2, by_clock=True)),
+    Row("kill -9", END, lambda place, n: campaigns.kill_at_points(place, times=many(1, n))),
+    Row("kill -9", END, lambda place, n: spread(campaigns.kill_at_random, place, count=many(900, n), seed=1)),
+    Row(
+        "kill -9",
+        END,
+        lambda place, n: spread(campaigns.kill_at_random, place, count=many(100, n), seed=2, by_clock=True),
+    ),
     Row("kill -9", "", verbs),
     Row("kill -9", "", learning("kill_at_points")),
     Row("resume", "", learning("kill_in_training", count=20, seed=1)),
     Row("power", END, cuts("ext4", 100), no_loop("ext4")),
     Row("power", END, cuts("xfs", 100), no_loop("xfs")),
     Row("power", "", cuts("ext4", 20, before=campaigns.without_flushing), no_loop("ext4"), teeth="no flushing"),
-    Row("disk", END, lambda p, n: spread(campaigns.fill_disk, p, count=100 * n, seed=1), no_loop("ext4")),
+    Row("disk", END, lambda p, n: spread(campaigns.fill_disk, p, count=many(100, n), seed=1), no_loop("ext4")),
     Row("disk", END, lambda place, n: campaigns.refuse_writes(place, points=campaigns.points(place))),
     Row("disk", "", learning("fill_disk", points=("snapshot.opened", "snapshot.piece", "snapshot.written"))),
-    Row("bytes", END, lambda place, n: spread(campaigns.damage, place, count=504 * n, seed=1)),
+    Row("bytes", END, lambda place, n: spread(campaigns.damage, place, count=many(504, n), seed=1)),
     Row("bytes", "", learning("damage_snapshots", count=20, seed=1)),
-    Row("processes", "", lambda place, n: campaigns.race_writers(place, count=1000 * n)),
+    Row("processes", "", lambda place, n: campaigns.race_writers(place, count=many(1000, n))),
     Row("processes", "takeover", lambda place, n: campaigns.takeover(place, count=20)),
     Row(
         "memory",
         END,
-        lambda p, n: spread(campaigns.run_out_of_memory, p, count=20 * n, seed=1, processes=2),
+        lambda p, n: spread(campaigns.run_out_of_memory, p, count=many(20, n), seed=1, processes=2),
         campaigns.can_limit_memory,
     ),
-    Row("clock", "", lambda place, n: campaigns.jump_clocks(place, count=10 * n, seed=1)),
+    Row("clock", "", lambda place, n: campaigns.jump_clocks(place, count=many(10, n), seed=1)),
     Row("clock", "pausing too late", lambda place, n: campaigns.gate_window(place, seconds=1.0, count=10)),
-    Row("decisions", "", lambda place, n: spread(campaigns.decide_at_once, place, count=1000 * n, seed=1)),
+    Row("decisions", "", lambda place, n: spread(campaigns.decide_at_once, place, count=many(1000, n), seed=1)),
     Row("decisions", "", web("decide_from_everywhere", count=200, seed=1)),
     Row("stream", "", web("reconnect", count=1000, seed=1)),
     Row("numbers", "", web("odd_numbers", count=1000, seed=1)),
@@ -172,7 +183,7 @@ ROWS = (
 )
 
 
-def done(row: Row, times: int) -> str:
+def done(row: Row, times: float) -> str:
     """One campaign's line of the table."""
     if why := row.skip():
         return f"| {row.group} | (skipped here: {why}) | | | | | |"
@@ -186,7 +197,7 @@ def done(row: Row, times: int) -> str:
     return f"| {row.group} | {name} | {result.trials} | {len(result.lost)} | {row.what} | {shown} |"
 
 
-def carry_out(times: int, kept: Path, *, at_once: int, until: float) -> Iterator[None]:
+def carry_out(times: float, kept: Path, *, at_once: int, until: float) -> Iterator[None]:
     """Each campaign in a fork of its own, some at once, since they mostly wait; comes back after each of them.
 
     What an earlier part of this run noted in `kept` is not done again.
@@ -206,7 +217,7 @@ def carry_out(times: int, kept: Path, *, at_once: int, until: float) -> Iterator
         yield
 
 
-def _begin(number: int, times: int, kept: Path) -> None:
+def _begin(number: int, times: float, kept: Path) -> None:
     if os.fork():
         return
     code = 1
@@ -233,7 +244,7 @@ def main() -> None:
     """Write the page."""
     parser = argparse.ArgumentParser()
     parser.add_argument("page", type=Path)
-    parser.add_argument("--times", type=int, default=1)
+    parser.add_argument("--times", type=float, default=1)
     parser.add_argument("--keep", type=Path)
     parser.add_argument("--at-once", type=int, default=3)
     parser.add_argument("--minutes", type=float, default=1e6, help="begin no campaign after so many")
