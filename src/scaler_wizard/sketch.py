@@ -6,7 +6,6 @@ a text in a few passes.
 
 from __future__ import annotations
 
-import re
 from functools import lru_cache
 from typing import Any
 
@@ -31,7 +30,7 @@ _EMPTY = np.uint64(2**64 - 1)
 
 def normal(text: str) -> bytes:
     """Lower case, one space between words: what does not count for sameness is gone."""
-    return re.sub(r"\s+", " ", text[:LONGEST].lower()).strip().encode()
+    return " ".join(text[:LONGEST].lower().split()).encode()
 
 
 def substring_hashes(text: bytes, length: int) -> Hashes:
