@@ -89,7 +89,7 @@ def measured_96(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("measured_96")
 def test_the_ladder_starts_from_what_was_measured_and_the_plan_shows_both(tmp_path: Path) -> None:
-    made = plan(context=384)
+    made = plan(context=384, extend={"search": False})
     assert [phase.change.length for phase in made.phases if isinstance(phase.change, Extend)] == [192, 384]
     assert "the ladder starts at 96: the configuration claims 128, 96 were measured" in made.notes
     config, _ = extend(task(made, "extend-192", tmp_path), lambda share, doing: None)
