@@ -101,6 +101,7 @@ def _make(place: Path, kind: str) -> None:
     if kind == "heal":
         room.grow(IdentityBlocks(blocks=1))
     task = room.task(steps=6, windows_per_step=2, micro_batch=1, evaluate_every=2, warmup_steps=1)
+    task = task.model_copy(update={"compute_dtype": ("float32", "as the first phase of a run finds it once")})
     change: dict[str, Any] = {
         "baseline": Baseline(),
         "grow": Grow(operators=(IdentityBlocks(blocks=1),), parameters=0),
