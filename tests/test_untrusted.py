@@ -118,7 +118,7 @@ def test_a_bad_gguf_file_never_reaches_the_library(tmp_path: Path) -> None:
 def evil(tmp_path: Path) -> Iterator[tuple[Path, Path]]:
     """A good tiny model in a folder that offers code in every way, and the canary that the code would touch."""
     folder, canary = tmp_path / "evil", tmp_path / "canary"
-    tiny_models.make(folder)
+    tiny_models.make(folder, vocab_size=1024)
     embedded = resolve("embedded").folder
     for name in ("tokenizer.json", "tokenizer_config.json"):
         shutil.copy(embedded / name, folder / name)
