@@ -96,6 +96,17 @@ def test_a_growth_that_nothing_mends_is_said_aloud(tmp_path: Path) -> None:
     assert any("nothing mends it" in note for note in made.notes)
 
 
+def test_a_plan_says_where_the_base_is_no_teacher_for_a_changed_model(tmp_path: Path) -> None:
+    source = resolve(str(make(tmp_path / "capped", "gemma2")))
+    wish = Recipe(model=str(source.folder), parameters="1.3x", allow=("duplicate_layers",))
+    made = make_plan(wish, source, read_architecture(source.folder), detect(tmp_path))
+    assert any("healed on text alone" in note for note in made.notes)
+    assert trainings(made)["heal"].distil is None
+    assert not any(
+        "text alone" in note for note in plan(tmp_path, parameters="1.2x", allow=("duplicate_layers",)).notes
+    )
+
+
 def test_a_run_remembers_which_layers_it_repeated(tmp_path: Path) -> None:
     made = plan(tmp_path, parameters="1.2x", allow=("duplicate_layers",))
     (named,) = made.grown_by("001-grow", {})

@@ -212,6 +212,8 @@ def _notes(setting: Setting, target: int, operators: tuple[Operator, ...]) -> It
         yield "heal: false: this growth changes the model's function, and nothing mends it"
     elif setting.recipe.heal is False:
         yield "heal: false: nothing is trained, so new parameters stay empty: room added, not yet filled"
+    elif promise(operators) == "no" and setting.base.value("final_logit_softcapping"):
+        yield "this growth is healed on text alone: capped logits make no teacher, so the base cannot be asked"
     elif not setting.recipe.heal.control:
         yield "heal.control: false: nobody will know whether simply training the base would have done as well"
     if UNASKED_WINDOW < target == setting.native:
