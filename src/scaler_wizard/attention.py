@@ -6,7 +6,7 @@ are they taken apart, pieces of equal length together.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import import_module
@@ -44,12 +44,19 @@ def by_piece(model: Any) -> Iterator[None]:
 
     Its forward pass then takes `pieces`, the lengths in order, whose sum is the row's number of tokens.
     """
+    with attending(model, NAME, _attend):
+        yield
+
+
+@contextmanager
+def attending(model: Any, name: str, attend: Callable[..., tuple[torch.Tensor, None]]) -> Iterator[None]:
+    """While inside, every layer attends by `attend`; no mask is built, since none is registered under `name`."""
     from transformers import AttentionInterface
 
-    AttentionInterface.register(NAME, _attend)  # without a mask function of this name no mask is built
+    AttentionInterface.register(name, attend)
     configuration = model.config
     before = configuration._attn_implementation
-    configuration._attn_implementation = NAME
+    configuration._attn_implementation = name
     try:
         yield
     finally:

@@ -8,11 +8,13 @@ their softmax's sums, as blocks are in FlashAttention (arXiv:2205.14135, section
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
 from torch.nn.functional import scaled_dot_product_attention
+
+from scaler_wizard.attention import attending
 
 NAME = "onward"
 
@@ -23,17 +25,10 @@ def onward(model: Any) -> Iterator[None]:
 
     Other models (sliding layers, capped scores, attention of their own, on a GPU) go on as they are.
     """
-    from transformers import AttentionInterface
-
     configuration = model.config
-    before = configuration._attn_implementation
-    if before == "sdpa" and model.device.type == "cpu" and _sees_all(configuration):
-        AttentionInterface.register(NAME, _attend)  # without a mask function of this name no mask is built
-        configuration._attn_implementation = NAME
-    try:
+    able = configuration._attn_implementation == "sdpa" and model.device.type == "cpu" and _sees_all(configuration)
+    with attending(model, NAME, _attend) if able else nullcontext():
         yield
-    finally:
-        configuration._attn_implementation = before
 
 
 def _sees_all(configuration: Any) -> bool:

@@ -28,6 +28,7 @@ from blake3 import blake3
 
 from scaler_wizard.architecture import ITEM_BYTES, Tensor
 from scaler_wizard.failpoints import reach
+from scaler_wizard.files import sync
 from scaler_wizard.room import Full
 from scaler_wizard.weights.evaluate import RAW, Source, chunks, clip, read_exactly
 from scaler_wizard.weights.expressions import (
@@ -388,7 +389,7 @@ class _Journal:
     def close(self, *, durable: bool) -> None:
         self._file.unlink(missing_ok=True)
         if durable:
-            _sync_folder(self._out)
+            sync(self._out)
 
 
 def _fingerprint(program: Program, shards: list[Shard], seed: int, *, hash: bool) -> str:
@@ -445,14 +446,6 @@ def _write_whole(file: Path, data: bytes, *, durable: bool) -> None:
         if durable:
             os.fsync(stream.fileno())
     beside.replace(file)
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def broken_numbers(tensors: Mapping[str, Tensor]) -> str | None:
