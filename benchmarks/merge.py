@@ -5,7 +5,8 @@
 
 `io` reads the inputs and writes as many bytes as the output has, in 256 KB pieces, without any arithmetic. `ours` is
 reading the recipe, preflight and writing in a fresh process; `process` adds the start of Python and its imports;
-`safe` also hashes what is written and flushes it to the disk. Medians of the rounds; mergekit runs the very same YAML.
+`safe` also hashes what is written and flushes it to the disk. Memory is that of a run of its own of `safe`, its forked
+process included. Medians of the rounds; mergekit runs the very same YAML.
 Seconds are wall time, for a quiet machine; `--cpu` takes CPU seconds, which other work on it disturbs less.
 Limits hold for `ours` / `io`, for 64 MB of memory, and for mergekit / `process`.
 """
@@ -30,23 +31,23 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parent))
 from growth import _empty, _gone, _layers, _make
+from peak import peak_bytes
 
 Result = TypeVar("Result")
 MODELS = 2
 CHILD = """
-import sys, time, json
+import os, sys, time, json
 from pathlib import Path
 from scaler_wizard.merging import prepare
 from scaler_wizard.weights import write
-recipe, out, safe, threads = Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3] == "safe", int(sys.argv[4])
-clock = time.perf_counter if sys.argv[5] == "wall" else time.process_time
+recipe, out, safe, processes = Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3] == "safe", int(sys.argv[4])
+clock = time.perf_counter if sys.argv[5] == "wall" else lambda: sum(os.times()[:4])  # of children, too
 started = clock()
 ready = prepare(recipe)
 planned = clock()
-write(ready.program, out, hash=safe, durable=safe, finite=safe, threads=threads)
-peak = int(Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0]) * 1024  # of this program alone
+write(ready.program, out, hash=safe, durable=safe, finite=safe, processes=processes)
 heavy = [name for name in ("torch", "transformers") if name in sys.modules]
-print(json.dumps({"plan": planned - started, "write": clock() - planned, "peak": peak, "heavy": heavy}))
+print(json.dumps({"plan": planned - started, "write": clock() - planned, "heavy": heavy}))
 """
 
 
@@ -90,7 +91,7 @@ def main() -> int:
     if options.mergekit:
         print(_version(options.mergekit))
     print(
-        f"Llama, bf16, {layers} layers, {size / 1e9:.2f} GB, {MODELS} models, {options.threads} threads, "
+        f"Llama, bf16, {layers} layers, {size / 1e9:.2f} GB, {MODELS} models, {options.processes} processes, "
         f"{options.rounds} rounds, medians, {'CPU' if options.cpu else 'wall'} seconds\n"
     )
     print(
@@ -110,7 +111,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--work", type=Path, default=Path("merge-benchmark"), help="folder; removed at the end")
     parser.add_argument("--gigabytes", type=float, default=0.5)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--threads", type=int, default=2, help="as scaler merge does")
+    parser.add_argument("--processes", type=int, default=2, help="as scaler merge does")
     parser.add_argument("--cpu", action="store_true", help="CPU time instead of wall time")
     parser.add_argument("--keep", action="store_true", help="leave the models for the next time")
     parser.add_argument("--only", nargs="*", help="methods")
@@ -128,21 +129,19 @@ def _race(case: Case, base: Path, tunes: list[Path], options: argparse.Namespace
     recipe = _recipe(case, base, tunes, work / "merge.yaml")
     inputs = [*([base] if case.base else []), *tunes]
     times: dict[str, list[float]] = {way: [] for way in ("io", "ours", "process", "safe")}
-    peak = 0
     for _ in range(options.rounds):
         for way in ("ours", "safe"):
             out = _empty(work / "out")
-            command = [sys.executable, "-c", CHILD, str(recipe), str(out), way, str(options.threads)]
-            command.append("cpu" if options.cpu else "wall")
+            command = _command(recipe, out, way, options)
             seconds, text = _timed(lambda command=command: _run(command), options)
             said: dict[str, Any] = json.loads(text.stdout)
             assert not said["heavy"], said["heavy"]
-            peak = max(peak, said["peak"])
             times[way].append(said["plan"] + said["write"])
             if way == "ours":
                 times["process"].append(seconds)
         total = sum(file.stat().st_size for file in (work / "out").iterdir())
         times["io"].append(_timed(lambda total=total: _io(inputs, work / "raw", total), options)[0])
+    peak = peak_bytes(_command(recipe, _empty(work / "out"), "safe", options))
     median = {way: statistics.median(values) for way, values in times.items()}
     theirs, their_peak = _mergekit(recipe, options) if options.mergekit else (None, None)
     ratio = median["ours"] / median["io"]
@@ -156,6 +155,11 @@ def _race(case: Case, base: Path, tunes: list[Path], options: argparse.Namespace
     )
     within = case.limit is None or ratio <= case.limit
     return within and peak <= 64 * 2**20 and (faster is None or faster >= FASTER)
+
+
+def _command(recipe: Path, out: Path, way: str, options: argparse.Namespace) -> list[str]:
+    clock = "cpu" if options.cpu else "wall"
+    return [sys.executable, "-c", CHILD, str(recipe), str(out), way, str(options.processes), clock]
 
 
 def _or_dash(value: float | None, form: str) -> str:

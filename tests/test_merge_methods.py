@@ -266,12 +266,15 @@ def test_della_keeps_large_changes_more_often(family: dict[str, Path], tmp_path:
 
 
 @pytest.mark.parametrize("method", ["ties", "dare_ties", "della", "breadcrumbs", "sce", "model_stock", "slerp", "tsv"])
-def test_threads_and_shards_change_no_bit(family: dict[str, Path], tmp_path: Path, method: str) -> None:
+def test_processes_and_shards_change_no_bit(
+    family: dict[str, Path], tmp_path: Path, method: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("scaler_wizard.weights.stream.SHARED_BYTES", 0)
     each = EVEN[:2] if method in ("ties", "dare_ties", "della", "breadcrumbs") else [{}, {}]
     general = {"t": 0.3} if method == "slerp" else {"select_topk": 0.5} if method == "sce" else {}
     chosen = prepare(recipe(family, method, each, **general)).program
     write(chosen, tmp_path / "one", durable=False)
-    write(chosen, tmp_path / "three", durable=False, threads=3, shard_bytes=60_000)
+    write(chosen, tmp_path / "three", durable=False, processes=3, shard_bytes=60_000)
     one = load_file(tmp_path / "one/model.safetensors")
     three = {
         name: value for file in (tmp_path / "three").glob("*.safetensors") for name, value in load_file(file).items()

@@ -128,11 +128,12 @@ def test_random_numbers_have_the_spread_that_was_asked_for(tmp_path: Path) -> No
     assert len(found["n"].unique()) > 50_000
 
 
-def test_shards_threads_and_pieces_never_change_a_number(tmp_path: Path) -> None:
+def test_shards_processes_and_pieces_never_change_a_number(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("scaler_wizard.weights.stream.SHARED_BYTES", 0)
     source = read_architecture(make(tmp_path / "a", dtype="bfloat16", hidden_size=64))
     grown = grow_program(source, [WidenFfn(size=96), IdentityBlocks(blocks=2)], seed=3)
     one = written(tmp_path / "1", grown)
-    many = written(tmp_path / "2", grown, shard_bytes=40_000, threads=3)
+    many = written(tmp_path / "2", grown, shard_bytes=40_000, processes=3)
     assert len(list((tmp_path / "2/out").glob("*.safetensors"))) > 3
     assert one.keys() == many.keys() and all(torch.equal(one[name], many[name]) for name in one)
     assert torch.equal(logits(tmp_path / "1/out"), logits(tmp_path / "2/out"))

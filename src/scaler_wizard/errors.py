@@ -13,6 +13,10 @@ class ScalerError(Exception):
         self.wrong = wrong
         self.cure = cure
 
+    def __reduce__(self) -> tuple[type[ScalerError], tuple[str, str]]:
+        """So that another process can hand it over."""
+        return type(self), (self.wrong, self.cure)
+
 
 class Waiting(ScalerError):
     """The run stands at a gate or is paused; nothing is wrong."""

@@ -40,7 +40,7 @@ def fuse(task: Task, tell: Tell) -> dict[str, Any]:
         method, tries = seen[best][0], [one for _, one in seen]
     tell(SEARCHED, "merging")
     try:
-        write(merge_program(method, ready.parents), task.staging, threads=task.threads, finite=True)
+        write(merge_program(method, ready.parents), task.staging, processes=task.threads, finite=True)
     except NotFinite as broken:
         raise ScalerError(f"{broken}: the merged numbers do not fit their type", "lower the weights") from None
     copy_companions(task.current, task.staging)

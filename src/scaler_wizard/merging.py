@@ -6,7 +6,6 @@ one streaming pass, and renamed into place with `merge.json`. Not covered: wheth
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,12 +24,19 @@ from scaler_wizard.merge.recipe import load_merge
 from scaler_wizard.merge.spectral import memory_bytes
 from scaler_wizard.parents import named_parent, names_of, refuse_unlisted
 from scaler_wizard.record import Record, to_json
-from scaler_wizard.weights import Blend, NotFinite, Program, broken_numbers, check_disk, copy_companions, write
+from scaler_wizard.weights import (
+    PROCESSES,
+    Blend,
+    NotFinite,
+    Program,
+    broken_numbers,
+    check_disk,
+    copy_companions,
+    write,
+)
 from scaler_wizard.weights.stream import SHARD_BYTES
 
 MERGE = "merge.json"
-THREADS = min(2, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
-"""Two keep up with most disks, and each costs about 5 MB of memory."""
 Tell = Callable[[str, float], None]
 """Called with what is being done and how much of it is done, from 0 to 1."""
 
@@ -128,7 +134,7 @@ def merge_models(
     out: Path,
     *,
     shard_bytes: int = SHARD_BYTES,
-    threads: int = THREADS,
+    processes: int = PROCESSES,
     force: bool = False,
     tell: Tell = lambda doing, share: None,
 ) -> Merged:
@@ -147,7 +153,7 @@ def merge_models(
                 ready.program,
                 staging,
                 shard_bytes=shard_bytes,
-                threads=threads,
+                processes=processes,
                 finite=True,
                 progress=lambda done, total: tell("merging", done / total),
             )

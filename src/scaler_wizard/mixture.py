@@ -40,7 +40,7 @@ from scaler_wizard.models import resolve
 from scaler_wizard.recipe import load_yaml
 from scaler_wizard.record import Record, to_json
 from scaler_wizard.route import RouterLosses, RouterTraining, trained_routers
-from scaler_wizard.weights import Input, Program, check_disk, copy_companions, write, zeros
+from scaler_wizard.weights import PROCESSES, Input, Program, check_disk, copy_companions, write, zeros
 
 GAP = 2.0
 """How far an expert's logit stands above the mean on its own prompts, on average."""
@@ -134,7 +134,7 @@ def load_mixture(path: Path) -> Mixture | None:
     return Mixture.read(block, f"{path.name}: merge")
 
 
-def mix_models(recipe: Mixture, out: Path, *, force: bool = False, threads: int = 1) -> Mixed:
+def mix_models(recipe: Mixture, out: Path, *, force: bool = False, processes: int = PROCESSES) -> Mixed:
     """Make the mixture, and put it at `out` once it is whole; `force` replaces a merged model."""
     refuse_place(out, MERGE, force=force)
     names = list(dict.fromkeys([recipe.base, *(expert.model for expert in recipe.experts)]))
@@ -147,12 +147,12 @@ def mix_models(recipe: Mixture, out: Path, *, force: bool = False, threads: int 
     with beside(out, "merging") as staging:
         if recipe.start == "hidden":
             program = routed(program, _hidden_routers(recipe, found[recipe.base].folder, staging / ROUTERS))
-        written = write(program, staging, threads=threads, finite=True)
+        written = write(program, staging, processes=processes, finite=True)
         companions = copy_companions(found[recipe.base].folder, staging)
         losses = None
         if recipe.train is not None:
             losses = trained_routers(staging, staging / ROUTERS, recipe.train)
-            written = write(routed(program, staging / ROUTERS), staging, threads=threads, finite=True)
+            written = write(routed(program, staging / ROUTERS), staging, processes=processes, finite=True)
         sweep(staging, keep={*written.files, *companions})
         lineage = MixtureLineage(
             made_by=f"scaler-wizard {__version__}",

@@ -35,7 +35,7 @@ from scaler_wizard.grow import (
 from scaler_wizard.prove import Proof
 from scaler_wizard.record import Record, from_json, to_json
 from scaler_wizard.target import fit_context, solve, target_size
-from scaler_wizard.weights import broken_numbers, check_disk, copy_companions, write
+from scaler_wizard.weights import PROCESSES, broken_numbers, check_disk, copy_companions, write
 from scaler_wizard.weights.stream import SHARD_BYTES
 
 Tell = Callable[[str, float], None]
@@ -128,7 +128,7 @@ def grow_model(
     allow: Sequence[str] | None = None,
     seed: int = 0,
     shard_bytes: int = SHARD_BYTES,
-    threads: int = 1,
+    processes: int = PROCESSES,
     prove: bool = True,
     force: bool = False,
     tell: Tell = lambda doing, share: None,
@@ -151,7 +151,7 @@ def grow_model(
             program,
             staging,
             shard_bytes=shard_bytes,
-            threads=threads,
+            processes=processes,
             progress=lambda done, total: tell("writing", done / total),
         )
         companions = copy_companions(source, staging)

@@ -204,7 +204,7 @@ def grow(task: Task, lines: Lines) -> Done:
     operators, evidence = _measured_layers(task, change, lines) if change.cheapest else (change.operators, {})
     lines.progress(0.0, "growing")
     program = grow_program(architecture, operators, seed=task.seed)
-    write(program, task.staging, seed=task.seed, threads=task.threads, hash=False)  # sealing the stage hashes it
+    write(program, task.staging, seed=task.seed, processes=task.threads, hash=False)  # sealing the stage hashes it
     copy_companions(task.current, task.staging)
     reach("grow.written")
     lines.progress(0.05, "proving that the function is kept")

@@ -12,7 +12,6 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
 import numpy as np
-import numpy.typing as npt
 
 from scaler_wizard.weights.evaluate import Array
 
@@ -23,13 +22,12 @@ Each = Callable[[Callable[[list[Array]], "list[Count]"]], Iterator["list[Count]"
 
 @dataclass(frozen=True)
 class Count:
-    """What a chunk has above, at and inside a bracket; changes of 16-bit weights are full of equal magnitudes."""
+    """What a chunk has above and inside a bracket; changes of 16-bit weights are full of equal magnitudes, so the edges
+    are inside."""
 
     above: int
-    from_high: int
-    from_low: int
     inside: Array
-    """Magnitudes strictly between the edges."""
+    """Magnitudes from the lower edge to the upper one."""
 
 
 @dataclass(frozen=True)
@@ -55,31 +53,22 @@ class Search:
 
     def count(self, magnitudes: Array) -> Count:
         """Look at a chunk."""
-        high, low = np.float32(self.high), np.float32(self.low)
-        from_high = magnitudes >= high
-        from_low = from_high if low == high else magnitudes >= low
-        inside = magnitudes[:0]
-        if low < high:
-            between = magnitudes > low
-            between ^= from_high
-            inside = magnitudes[between]
-        return Count(_how_many(magnitudes > high), _how_many(from_high), _how_many(from_low), inside.reshape(-1).copy())
+        within = magnitudes <= np.float32(self.high)
+        above = within.size - int(np.count_nonzero(within))
+        within &= magnitudes >= np.float32(self.low)
+        return Count(above, magnitudes.reshape(-1)[np.flatnonzero(within)])
 
     def after(self, counts: list[Count], ordered: Array, elements: int) -> Search:
         """What is known after a pass, and where to look next."""
-        above, from_high = sum(count.above for count in counts), sum(count.from_high for count in counts)
+        above = sum(count.above for count in counts)
         inside = np.concatenate([count.inside for count in counts])
         if self.rank <= above:
             return self._moved(ordered, elements, least=self.high)
-        if self.rank <= from_high:
-            return replace(self, least=self.high, most=self.high)
-        if self.rank <= from_high + inside.size:
-            place = inside.size - (self.rank - from_high)
-            value = float(np.partition(inside, place)[place])
-            return replace(self, least=value, most=value)
-        if self.rank <= sum(count.from_low for count in counts):
-            return replace(self, least=self.low, most=self.low)
-        return self._moved(ordered, elements, most=self.low)
+        if self.rank > above + inside.size:
+            return self._moved(ordered, elements, most=self.low)
+        place = inside.size - (self.rank - above)
+        value = float(np.partition(inside, place)[place])
+        return replace(self, least=value, most=value)
 
     def _moved(self, ordered: Array, elements: int, **known: float) -> Search:
         moved = replace(self, errors=4 * self.errors, **known)  # type: ignore[arg-type]
@@ -122,7 +111,3 @@ def edges(ordered: Array, share: float, errors: float) -> tuple[float, float]:
     error = errors * math.sqrt(share * (1 - share) / size) + 1 / size
     low, high = math.floor((1 - share - error) * size), math.ceil((1 - share + error) * size)
     return float(ordered[low]) if low >= 0 else 0.0, float(ordered[high]) if high < size - 1 else math.inf
-
-
-def _how_many(mask: npt.NDArray[np.bool_]) -> int:
-    return int(np.count_nonzero(mask))

@@ -13,6 +13,7 @@ from scaler_wizard.weights.evaluate import Array
 
 Found = TypeVar("Found")
 SMALLEST_DIVISOR = 1e-8
+SIGN_BIT = np.uint32(0x80000000)
 
 
 class Vectors:
@@ -69,21 +70,21 @@ class Weigh:
     def blend(self, values: list[Array], facts: Any, dice: Dice) -> Array:
         """One chunk."""
         base, models = vectors(values)
+        even = self.elect and self.normalize and set(self.weights) == {self.weights[0]} != {0.0}
         for number, (vector, weight) in enumerate(zip(models, self.weights, strict=True)):
             if self.trim:
                 self.trim.trim(vector, number, facts, dice)
-            if weight != 1.0:
+            if weight != 1.0 and not even:
                 vector *= np.float32(weight)
-        total = agreed(models, self.weights, normalize=self.normalize) if self.elect else self._sum(models)
+        weights = (1.0,) * len(models) if even else self.weights
+        total = agreed(models, weights, normalize=self.normalize) if self.elect else self._sum(models)
         if self.scale != 1.0:
             total *= np.float32(self.scale)
         total += base
         return total
 
     def _sum(self, models: list[Array]) -> Array:
-        total, *others = models
-        for vector in others:
-            total += vector
+        total = _sum(models, into=models[0])
         weight = sum(self.weights)
         if self.normalize and abs(weight) >= SMALLEST_DIVISOR:
             total *= np.float32(1 / weight)
@@ -96,37 +97,36 @@ def keep(vector: Array, mask: Any) -> None:
 
 
 def agreed(models: list[Array], weights: tuple[float, ...], *, normalize: bool) -> Array:
-    """Sum of the numbers whose sign is that of the sum of all (+ where it is zero); divided by their weights."""
-    total = models[0].copy()
-    for vector in models[1:]:
-        total += vector
-    negative = total < 0
-    total[...] = 0
-    even = len(set(weights)) == 1
-    divisor = np.zeros(total.shape, np.uint8 if even else np.float32)
+    """Sum of the numbers whose sign is that of the sum of all (+ where it is zero); divided by their weights.
+
+    The models are overwritten. Signs are flipped as bits, so that a number agrees where it is above zero; against an
+    array of zeros, since numpy's maximum with a number is three times slower.
+    """
+    sign = _sum(models).view(np.uint32)
+    sign &= SIGN_BIT
+    zeros = np.zeros_like(models[0])
+    counted = set(weights) == {1.0}
+    divisor = np.zeros(zeros.shape, np.uint8 if counted else np.float32)
     for vector, weight in zip(models, weights, strict=True):
-        agrees = _agrees(vector, negative)
-        keep(vector, agrees)
-        total += vector
+        bits = vector.view(np.uint32)
+        bits ^= sign
+        np.maximum(vector, zeros, out=vector)
         if normalize:
-            divisor += agrees.view(np.uint8) if even else agrees.view(np.uint8) * np.float32(weight)
+            agrees = (vector > 0).view(np.uint8)
+            divisor += agrees if counted else agrees.astype(np.float32) * np.float32(weight)
+    total = _sum(models, into=models[0])
     if normalize:
-        total /= _filled(divisor, weights[0]) if even else _filled(divisor, 1.0)
+        nothing = divisor == 0 if counted else np.abs(divisor) < SMALLEST_DIVISOR
+        divisor += nothing.view(np.uint8)
+        total /= divisor.astype(np.float32, copy=False)
+    bits = total.view(np.uint32)
+    bits ^= sign
     return total
 
 
-def _filled(divisor: Any, weight: float) -> Array:
-    """Divisors without zeros: where nothing agrees there is nothing to divide."""
-    if divisor.dtype == np.uint8:
-        return np.maximum(divisor, np.uint8(1)).astype(np.float32) * np.float32(weight)  # type: ignore[no-any-return]
-    divisor += (np.abs(divisor) < SMALLEST_DIVISOR).view(np.uint8)
-    return divisor  # type: ignore[no-any-return]
-
-
-def _agrees(vector: Array, negative: Any) -> Any:
-    """Not zero, and negative where it should be."""
-    agrees = np.less(vector, 0)
-    agrees ^= negative
-    np.logical_not(agrees, out=agrees)
-    agrees &= vector != 0
-    return agrees
+def _sum(models: list[Array], into: Array | None = None) -> Array:
+    """Of all, in order; into the first one where that may be overwritten."""
+    total: Array = np.add(models[0], models[1], out=into) if len(models) > 1 else models[0].copy()
+    for vector in models[2:]:
+        total += vector
+    return total

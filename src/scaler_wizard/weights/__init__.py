@@ -32,9 +32,11 @@ from scaler_wizard.weights.expressions import (
     zeros,
 )
 from scaler_wizard.weights.program import Fresh, Program, identity, stacks_of
+from scaler_wizard.weights.sharing import PROCESSES
 from scaler_wizard.weights.stream import NotFinite, Written, broken_numbers, check_disk, write
 
 __all__ = [
+    "PROCESSES",
     "Blend",
     "Concatenate",
     "Dice",

@@ -7,10 +7,7 @@ from __future__ import annotations
 
 import math
 import os
-import threading
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -36,58 +33,39 @@ from scaler_wizard.weights.expressions import (
     Spread,
     Sum,
     Take,
-    children,
 )
 
 Array = npt.NDArray[Any]
 CHUNK = 64 * 1024  # elements: several arrays of a quarter megabyte stay in the second-level cache
 SAMPLE, PIECES, LOOKS = 2**16, 64, 32
 BLOCK = 64 * 1024  # elements of one random block
-KEPT_BLOCKS = 6  # 128 KB each, in every thread
+KEPT_BLOCKS = 6  # 128 KB each
 RAW: dict[str, np.dtype[Any]] = {"F32": np.dtype("<u4"), "F16": np.dtype("<u2"), "BF16": np.dtype("<u2")}
 Value = TypeVar("Value")
-Item = TypeVar("Item")
 
 
 class Source:
-    """Open input files, and numbers about whole tensors that were found out once."""
+    """Open input files, and numbers about whole tensors that were found out once; for one thread."""
 
-    def __init__(self, seed: int, *, threads: int = 1) -> None:
+    def __init__(self, seed: int) -> None:
         self.seed = seed
-        self._threads = threads
-        self._pool = ThreadPoolExecutor(max_workers=threads) if threads > 1 else None
         self._files: dict[Path, int] = {}
-        self._facts: dict[Any, _Fact] = {}
-        self._lock = threading.RLock()
-        self._blocks = threading.local()
+        self._facts: dict[Any, Any] = {}
+        self._latest: tuple[str, Array] | None = None
+        self._recent: tuple[tuple[Random, int, int], Array] | None = None
+        self._blocks: dict[tuple[str, int], Array] = {}
 
     def close(self) -> None:
         """Close every file."""
-        if self._pool is not None:
-            self._pool.shutdown(cancel_futures=True)
         for descriptor in self._files.values():
             os.close(descriptor)
         self._files.clear()
 
-    def map(self, find: Callable[[Item], Value], items: Iterable[Item]) -> Iterator[Value]:
-        """Results in order; with several threads, a few are worked on at the same time. `find` must not map itself."""
-        if self._pool is None:
-            yield from map(find, items)
-            return
-        ahead: deque[Future[Value]] = deque()
-        for item in items:
-            ahead.append(self._pool.submit(find, item))
-            if len(ahead) > self._threads:
-                yield ahead.popleft().result()
-        while ahead:
-            yield ahead.popleft().result()
-
     def descriptor(self, file: Path) -> int:
         """The open file."""
-        with self._lock:
-            if file not in self._files:
-                self._files[file] = os.open(file, os.O_RDONLY | os.O_CLOEXEC)
-            return self._files[file]
+        if file not in self._files:
+            self._files[file] = os.open(file, os.O_RDONLY | os.O_CLOEXEC)
+        return self._files[file]
 
     def raw(self, tensor: Tensor, start: int, stop: int) -> Array:
         """Elements [start, stop) of a tensor as stored integers."""
@@ -97,50 +75,36 @@ class Source:
         return values
 
     def once(self, key: Any, find: Callable[[], Value]) -> Value:
-        """A fact about a whole tensor, found at the first question; other facts may be found at the same time."""
-        with self._lock:
-            fact = self._facts.setdefault(key, _Fact())
-        with fact.lock:
-            if not fact.known:
-                fact.value, fact.known = find(), True
-        found: Value = fact.value
+        """A fact about a whole tensor, found at the first question."""
+        if key not in self._facts:
+            self._facts[key] = find()
+        found: Value = self._facts[key]
         return found
 
     def latest(self, key: str, find: Callable[[], Array]) -> Array:
-        """A whole matrix that is asked for row by row: only the last one of each thread is kept."""
-        kept: tuple[str, Array] | None = getattr(self._blocks, "latest", None)
-        if kept is None or kept[0] != key:
-            self._blocks.latest = None  # free the one before first
-            kept = self._blocks.latest = (key, find())
-        return kept[1]
+        """A whole matrix that is asked for row by row: only the last one is kept."""
+        if self._latest is None or self._latest[0] != key:
+            self._latest = None  # free the one before first
+            self._latest = (key, find())
+        return self._latest[1]
 
     def recent(self, key: tuple[Random, int, int], find: Callable[[], Array]) -> Array:
-        """Numbers that this thread may ask for twice in a row; nobody may write into them."""
-        kept: tuple[tuple[Random, int, int], Array] | None = getattr(self._blocks, "recent", None)
-        if kept is None or kept[0] != key:
+        """Numbers that may be asked for twice in a row; nobody may write into them."""
+        if self._recent is None or self._recent[0] != key:
             found = find()
             found.flags.writeable = False
-            kept = self._blocks.recent = (key, found)
-        return kept[1]
+            self._recent = (key, found)
+        return self._recent[1]
 
     def block(self, key: str, number: int) -> Array:
         """One block of 16-bit random numbers; the last few are kept, since chunks seldom end where blocks do."""
-        kept: dict[tuple[str, int], Array] = self._blocks.__dict__.setdefault("kept", {})
+        kept = self._blocks
         if (key, number) not in kept:
             if len(kept) >= KEPT_BLOCKS:
                 del kept[next(iter(kept))]
             raw = generator(self.seed, key, number).bit_generator.random_raw(BLOCK // 4)
             kept[key, number] = raw.astype("<u8", copy=False).view("<u2")
         return kept[key, number]
-
-
-class _Fact:
-    """A place for one fact, so that threads wait for each other only where they ask for the same."""
-
-    def __init__(self) -> None:
-        self.lock = threading.RLock()
-        self.known = False
-        self.value: Any = None
 
 
 def read_exactly(descriptor: int, offset: int, into: memoryview) -> None:
@@ -203,14 +167,9 @@ def width(expression: Expression) -> int:
 def chunks(expression: Expression, source: Source) -> Iterator[Array]:
     """The expression in its stored type, as flat chunks of whole rows."""
     step = max(1, CHUNK // max(1, width(expression)))
-    for blend in blends(expression):
-        survey(blend, source)  # here, because it looks at many chunks at the same time itself
-
-    def chunk(start: int) -> Array:
+    for start in range(0, expression.shape[0], step):
         part = stored(expression, start, min(start + step, expression.shape[0]), source, dtype=expression.dtype)
-        return np.ascontiguousarray(part.reshape(-1))
-
-    yield from source.map(chunk, range(0, expression.shape[0], step))
+        yield np.ascontiguousarray(part.reshape(-1))
 
 
 def values(expression: Expression, *, seed: int) -> Iterator[Array]:
@@ -364,14 +323,6 @@ def _blended(node: Blend, start: int, stop: int, source: Source) -> Array:
     return node.kernel.blend(values, facts, dice)
 
 
-def blends(expression: Expression) -> Iterator[Blend]:
-    """Every blend in an expression, the innermost first."""
-    for child in children(expression):
-        yield from blends(child)
-    if isinstance(expression, Blend):
-        yield expression
-
-
 def survey(node: Blend, source: Source) -> Any:
     """What a blend's kernel has to know of the whole tensors."""
     return source.once(("survey", node.key), lambda: node.kernel.survey(Survey(node.parts, source)))
@@ -393,9 +344,8 @@ class Survey:
     def each(self, find: Callable[[list[Array]], Value]) -> Iterator[Value]:
         """What `find` says of each chunk of all parts."""
         step = max(1, CHUNK // self._width)
-        return self._source.map(
-            lambda start: find(self._rows(start, min(start + step, self.shape[0]))), range(0, self.shape[0], step)
-        )
+        for start in range(0, self.shape[0], step):
+            yield find(self._rows(start, min(start + step, self.shape[0])))
 
     def sample(self) -> list[Array]:
         """About 64K numbers of each part: everything where there are no more."""

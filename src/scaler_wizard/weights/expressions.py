@@ -62,7 +62,7 @@ class Spread:
 
 @dataclass(frozen=True)
 class Random:
-    """Random numbers of mean 0; they depend on the seed, the key and the place, never on threads or shards.
+    """Random numbers of mean 0; they depend on the seed, the key and the place, never on processes or shards.
 
     Uniform, as torch initialises linear layers, in 65,536 steps: several times cheaper to draw than normal ones.
     """
@@ -198,10 +198,7 @@ class Look(Protocol):
     shape: Shape
 
     def each(self, find: Callable[[list[Array]], Found]) -> Iterator[Found]:
-        """What `find` says of each chunk of all parts, as (rows, columns), in order; it may overwrite the arrays.
-
-        Several chunks may be looked at at the same time.
-        """
+        """What `find` says of each chunk of all parts, as (rows, columns), in order; it may overwrite the arrays."""
 
     def sample(self) -> list[Array]:
         """About 64K evenly spread numbers of each part, as (numbers,), at the same places in all."""

@@ -15,11 +15,8 @@ import math
 import os
 import shutil
 import struct
-import threading
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +29,7 @@ from scaler_wizard.files import sync
 from scaler_wizard.room import Full
 from scaler_wizard.weights.evaluate import RAW, Source, chunks, clip, read_exactly
 from scaler_wizard.weights.expressions import (
+    Blend,
     Concatenate,
     Expression,
     Fill,
@@ -41,10 +39,13 @@ from scaler_wizard.weights.expressions import (
     children,
 )
 from scaler_wizard.weights.program import Program
+from scaler_wizard.weights.sharing import share_out
 
 COPY_BYTES = 2**20
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # malloc.h
 KEPT_BYTES = 4 * 2**20
+SHARED_BYTES = 16 * 2**20
+"""Bytes to compute from which forking pays (it takes some milliseconds)."""
 SHARD_BYTES = 5 * 10**9
 ALIGNED = 64  # bytes: matrix kernels round differently on badly aligned memory, and files are memory-mapped
 RECORD = ".written.json"
@@ -82,6 +83,13 @@ class Shard:
     tensors: tuple[tuple[str, Expression], ...]
     bytes: int
 
+    def places(self) -> Iterator[tuple[int, str, Expression]]:
+        """Where in the file each tensor begins."""
+        place = len(self.header)
+        for name, tensor in self.tensors:
+            yield place, name, tensor
+            place += tensor_bytes(tensor)
+
 
 def write(
     program: Program,
@@ -89,7 +97,7 @@ def write(
     *,
     shard_bytes: int = SHARD_BYTES,
     seed: int | None = None,
-    threads: int = 1,
+    processes: int = 1,
     durable: bool = True,
     hash: bool = True,
     finite: bool = False,
@@ -97,8 +105,8 @@ def write(
 ) -> Written:
     """Write `program` into the folder `out`; `seed` replaces the program's own.
 
-    `threads` work on that many chunks, and write that many shards, at once. `durable` flushes files and folder to the
-    disk before returning.
+    So many `processes` share out the tensors of a shard whose numbers have to be computed, where a kernel does not need
+    whole matrices in memory. `durable` flushes files and folder to the disk before returning.
     `finite` stops at the first NaN or infinity with NotFinite.
     """
     seed = program.seed if seed is None else seed
@@ -108,12 +116,13 @@ def write(
     journal = _Journal(out, _fingerprint(program, shards, seed, hash=hash))
     todo = [shard for shard in shards if not journal.holds(shard)]
     check_disk(out, sum(shard.bytes for shard in todo))
-    source = Source(seed, threads=threads)
+    source = Source(seed)
     report = _Meter(sum(shard.bytes for shard in shards), sum(s.bytes for s in shards if s not in todo), progress)
     try:
-        job = partial(_write_shard, out=out, source=source, report=report, durable=durable, hash=hash, finite=finite)
-        for shard, digest in zip(todo, _each(job, todo, threads), strict=True):
-            journal.add(shard, digest)
+        for shard in todo:
+            shared = processes if _may_be_shared(shard) else 1
+            pen = _Pen(source, report, processes=shared, durable=durable, hash=hash, finite=finite)
+            journal.add(shard, pen.write(shard, out))
     except OSError as error:
         raise _disk_full(error, out) from error
     finally:
@@ -132,18 +141,6 @@ def keep_freed_memory() -> None:
     if mallopt is not None:
         mallopt(M_TRIM_THRESHOLD, KEPT_BYTES)
         mallopt(M_MMAP_THRESHOLD, KEPT_BYTES)
-
-
-def _each(job: Callable[[Shard], str | None], shards: list[Shard], threads: int) -> Iterator[str | None]:
-    """Results in order; what has not begun when one fails never begins."""
-    if threads <= 1:
-        yield from map(job, shards)
-        return
-    pool = ThreadPoolExecutor(max_workers=threads)
-    try:
-        yield from pool.map(job, shards)
-    finally:
-        pool.shutdown(cancel_futures=True)
 
 
 # -- layout ---------------------------------------------------------------------------------------------------------
@@ -209,28 +206,83 @@ def _disk_full(error: OSError, out: Path) -> Exception:
 # -- one shard ------------------------------------------------------------------------------------------------------
 
 
-def _write_shard(
-    shard: Shard, *, out: Path, source: Source, report: _Meter, durable: bool, hash: bool, finite: bool
-) -> str | None:
-    partial_file = out / f"{shard.name}.partial"
-    descriptor = os.open(partial_file, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o644)
-    try:
-        reach("weights.opened")
-        _allocate(descriptor, shard.bytes)
-        sink = Sink(descriptor, blake3() if hash else None, report)
+@dataclass(frozen=True)
+class _Pen:
+    """How a shard is written."""
+
+    source: Source
+    report: _Meter
+    processes: int
+    durable: bool
+    hash: bool
+    finite: bool
+
+    def write(self, shard: Shard, out: Path) -> str | None:
+        """Write the file and put it under its name; its blake3."""
+        partial_file = out / f"{shard.name}.partial"
+        partial_file.unlink(missing_ok=True)  # a process that outlived a kill may still write into that one
+        descriptor = os.open(partial_file, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
+        try:
+            reach("weights.opened")
+            _allocate(descriptor, shard.bytes)
+            digest = self._together(shard, descriptor) if self.processes > 1 else self._alone(shard, descriptor)
+            reach("weights.written")
+            if self.durable:
+                os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+        partial_file.replace(out / shard.name)
+        reach("weights.renamed")
+        return digest
+
+    def _alone(self, shard: Shard, descriptor: int) -> str | None:
+        """From front to back, hashed on the way."""
+        sink = Sink(descriptor, blake3() if self.hash else None, self.report)
         sink.put(shard.header)
         for name, tensor in shard.tensors:
-            sink.watched = (name, tensor.dtype) if finite else None
-            write_tensor(tensor, sink, source)
+            self._tensor(name, tensor, sink)
         assert sink.place == shard.bytes, "the header and the data disagree"
-        reach("weights.written")
-        if durable:
-            os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-    partial_file.replace(out / shard.name)
-    reach("weights.renamed")
-    return sink.hash.hexdigest() if sink.hash else None
+        return sink.hash.hexdigest() if sink.hash else None
+
+    def _together(self, shard: Shard, descriptor: int) -> str | None:
+        """Tensors in any order, hashed when all are there."""
+        Sink(descriptor, None, self.report).put(shard.header)
+
+        def place(item: tuple[int, str, Expression]) -> None:
+            start, name, tensor = item
+            self._tensor(name, tensor, Sink(descriptor, None, _Meter(0, 0, None), place=start))
+
+        share_out(
+            place,
+            list(shard.places()),
+            size=lambda item: tensor_bytes(item[2]),
+            processes=self.processes,
+            done=self.report.add,
+        )
+        return _hash(descriptor, shard.bytes) if self.hash else None
+
+    def _tensor(self, name: str, tensor: Expression, sink: Sink) -> None:
+        sink.watched = (name, tensor.dtype) if self.finite else None
+        write_tensor(tensor, sink, self.source)
+
+
+def _may_be_shared(shard: Shard) -> bool:
+    """Whether more than bytes move, and no process needs whole matrices in memory."""
+    computed = [tensor for _, tensor in shard.tensors if byte_runs(tensor) is None]
+    return sum(map(tensor_bytes, computed)) >= SHARED_BYTES and not any(map(_whole, computed))
+
+
+def _whole(tensor: Expression) -> bool:
+    return (isinstance(tensor, Blend) and tensor.kernel.whole) or any(map(_whole, children(tensor)))
+
+
+def _hash(descriptor: int, size: int) -> str:
+    digest, piece = blake3(), memoryview(bytearray(COPY_BYTES))
+    for place in range(0, size, COPY_BYTES):
+        part = piece[: min(COPY_BYTES, size - place)]
+        read_exactly(descriptor, place, part)
+        digest.update(part)
+    return digest.hexdigest()
 
 
 def _allocate(descriptor: int, size: int) -> None:
@@ -244,10 +296,10 @@ def _allocate(descriptor: int, size: int) -> None:
 
 
 class Sink:
-    """An allocated file that is filled from front to back; zeros are skipped, and hashed all the same."""
+    """An allocated file that is filled from a place on; zeros are skipped, and hashed all the same."""
 
-    def __init__(self, descriptor: int, hash: Any, report: _Meter) -> None:
-        self.place = 0
+    def __init__(self, descriptor: int, hash: Any, report: _Meter, *, place: int = 0) -> None:
+        self.place = place
         self.hash = hash
         self.watched: tuple[str, str] | None = None
         """Name and type of the tensor whose numbers have to be finite."""
@@ -345,16 +397,12 @@ class _Meter:
     def __init__(self, total: int, done: int, tell: Progress | None) -> None:
         self._total, self._done, self._told, self._tell = total, done, done, tell
         self._step = total // 100
-        self._lock = threading.Lock()
 
     def add(self, count: int) -> None:
-        if self._tell is None:
-            return
-        with self._lock:
-            self._done += count
-            if self._done - self._told >= self._step or self._done == self._total:
-                self._told = self._done
-                self._tell(self._done, self._total)
+        self._done += count
+        if self._tell and (self._done - self._told >= self._step or self._done == self._total):
+            self._told = self._done
+            self._tell(self._done, self._total)
 
 
 # -- what is done, for a write that goes on after a kill --------------------------------------------------------------
