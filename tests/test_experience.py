@@ -9,8 +9,8 @@ from ended_run import NUMBER, ended
 from scaler_wizard.errors import ScalerError
 from scaler_wizard.experience import SHIPPED, TIME, Experience, error_note, experience, load, spread
 from scaler_wizard.phases import Plan
-from scaler_wizard.recipe import load_yaml
 from scaler_wizard.record import to_json
+from scaler_wizard.safe_yaml import load_yaml
 
 
 def test_needs_and_outcome_are_those_of_the_journal(tmp_path: Path) -> None:

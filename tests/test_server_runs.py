@@ -27,8 +27,9 @@ from scaler_wizard.hardware import detect
 from scaler_wizard.models import resolve
 from scaler_wizard.payload import check, cockpit
 from scaler_wizard.plan import load_plan, make_plan
-from scaler_wizard.recipe import Recipe, find_recipe, load_yaml, shipped_recipes
+from scaler_wizard.recipe import Recipe, find_recipe, shipped_recipes
 from scaler_wizard.run import Run, locked
+from scaler_wizard.safe_yaml import load_yaml
 from scaler_wizard.server import uploads
 from scaler_wizard.server.begin import Shop, recipe_fields, terms_of, wish_of
 from scaler_wizard.server.guard import COOKIE

@@ -11,7 +11,8 @@ from scaler_wizard.estimate import Tried, read_beside, short
 from scaler_wizard.models import EMBEDDED, Source
 from scaler_wizard.phases import Plan, Train
 from scaler_wizard.plan import Setting, make_plan
-from scaler_wizard.recipe import Heal, Recipe, load_yaml
+from scaler_wizard.recipe import Heal, Recipe
+from scaler_wizard.safe_yaml import load_yaml
 from scaler_wizard.trial import try_out
 
 SOURCE = Source(EMBEDDED, "embedded", None, "")

@@ -39,8 +39,8 @@ from scaler_wizard.merge.adapters import (
     smallest_rank,
     spectrum,
 )
-from scaler_wizard.recipe import load_yaml
 from scaler_wizard.record import Record, to_json
+from scaler_wizard.safe_yaml import load_yaml
 from scaler_wizard.weights.evaluate import Source
 
 RECORD = "merge.json"

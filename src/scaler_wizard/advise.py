@@ -20,7 +20,8 @@ from scaler_wizard.hardware import GIB, Hardware, detect
 from scaler_wizard.models import Source, resolve
 from scaler_wizard.phases import Plan
 from scaler_wizard.plan import make_plan
-from scaler_wizard.recipe import Recipe, count, factor, find_recipe, load_yaml, set_field, shipped_recipes
+from scaler_wizard.recipe import Recipe, count, factor, find_recipe, set_field, shipped_recipes
+from scaler_wizard.safe_yaml import load_yaml
 from scaler_wizard.target import parse_target, solve
 from scaler_wizard.wishes import Advice, understand
 

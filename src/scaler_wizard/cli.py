@@ -76,7 +76,8 @@ def recipes(
     as_json: Json = False,
 ) -> None:
     """The recipes that are shipped; use one by its name: scaler plan balanced --set model=smollm2."""
-    from scaler_wizard.recipe import find_recipe, load_yaml, shipped_recipes
+    from scaler_wizard.recipe import find_recipe, shipped_recipes
+    from scaler_wizard.safe_yaml import load_yaml
 
     known = shipped_recipes()
     if name is not None and name not in known:

@@ -19,9 +19,9 @@ from scaler_wizard.estimate import phase_flops
 from scaler_wizard.grow import grown
 from scaler_wizard.metrics import Measurement
 from scaler_wizard.phases import Grow, Phase, Plan, Train
-from scaler_wizard.recipe import load_yaml
 from scaler_wizard.record import Record
 from scaler_wizard.run import Run
+from scaler_wizard.safe_yaml import load_yaml
 
 SHIPPED = Path(__file__).parent / "experience.jsonl"
 """Runs that scripts/collect_runs.py made."""

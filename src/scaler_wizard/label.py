@@ -29,8 +29,8 @@ from scaler_wizard.clean import flaw, language_of
 from scaler_wizard.errors import ScalerError
 from scaler_wizard.prepare import row_of, text_files
 from scaler_wizard.readers import Passage, Unreadable, texts
-from scaler_wizard.recipe import load_yaml
 from scaler_wizard.record import Record
+from scaler_wizard.safe_yaml import load_yaml
 
 ABSTAIN = -1
 EPOCHS = 500

@@ -21,9 +21,9 @@ from scaler_wizard.errors import ScalerError
 from scaler_wizard.experience import REACH, SHIPPED, Experience, PhaseNeeds, experience, load, planned
 from scaler_wizard.hardware import GIB
 from scaler_wizard.phases import Plan, Train
-from scaler_wizard.recipe import load_yaml
 from scaler_wizard.record import Record
 from scaler_wizard.run import Run, list_runs
+from scaler_wizard.safe_yaml import load_yaml
 
 LEAST = 20
 """Runs below which nothing is known."""

@@ -37,9 +37,9 @@ from scaler_wizard.merge.preflight import check
 from scaler_wizard.merge.program import parent
 from scaler_wizard.merging import MERGE, Ancestor
 from scaler_wizard.models import resolve
-from scaler_wizard.recipe import load_yaml
 from scaler_wizard.record import Record, to_json
 from scaler_wizard.route import RouterLosses, RouterTraining, trained_routers
+from scaler_wizard.safe_yaml import load_yaml
 from scaler_wizard.weights import PROCESSES, Input, Program, check_disk, copy_companions, write, zeros
 
 GAP = 2.0

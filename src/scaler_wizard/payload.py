@@ -16,8 +16,8 @@ from scaler_wizard.events import Action, Cockpit, ContractState, Nonfinite, Qual
 from scaler_wizard.gate import context_retention, fused_vibe, vibe
 from scaler_wizard.journal import Row
 from scaler_wizard.metrics import Measurement
-from scaler_wizard.recipe import load_yaml
 from scaler_wizard.run import Run
+from scaler_wizard.safe_yaml import load_yaml
 
 GIB = 2**30
 WINDOW = 10

@@ -61,8 +61,9 @@ from scaler_wizard.phases import (
     Train,
 )
 from scaler_wizard.planned_merge import merge_settings, merge_title
-from scaler_wizard.recipe import Distil, Heal, Recipe, count, factor, load_yaml
+from scaler_wizard.recipe import Distil, Heal, Recipe, count, factor
 from scaler_wizard.record import explicit
+from scaler_wizard.safe_yaml import load_yaml
 from scaler_wizard.target import Solution, fit_context, solve, target_size
 
 SMALL = 20_000_000

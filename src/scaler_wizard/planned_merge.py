@@ -26,7 +26,8 @@ from scaler_wizard.merge.program import parent
 from scaler_wizard.merge.recipe import WeightSearch, read_merge
 from scaler_wizard.parents import BASE, GROWN, grown_alike, names_of, refuse_unlisted, run_parents
 from scaler_wizard.phases import Merge, Plan
-from scaler_wizard.recipe import Recipe, load_yaml
+from scaler_wizard.recipe import Recipe
+from scaler_wizard.safe_yaml import load_yaml
 
 TRIES = 12
 LENGTH = 256

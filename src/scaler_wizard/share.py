@@ -22,9 +22,9 @@ from scaler_wizard.grow import OPERATORS
 from scaler_wizard.merge import METHODS
 from scaler_wizard.merging import MERGE, Lineage
 from scaler_wizard.phases import Plan
-from scaler_wizard.recipe import load_yaml
 from scaler_wizard.record import Record
 from scaler_wizard.run import Run
+from scaler_wizard.safe_yaml import load_yaml
 from scaler_wizard.searching import JUDGEMENT, Found
 
 Learner = Literal["none", "new", "lora", "all"]

@@ -18,8 +18,8 @@ from scaler_wizard.inspection import Part, parts
 from scaler_wizard.journal import Row
 from scaler_wizard.metrics import Interval, Measurement
 from scaler_wizard.phases import Extend, Grow, Phase, Plan, Train
-from scaler_wizard.recipe import load_yaml
 from scaler_wizard.run import Run
+from scaler_wizard.safe_yaml import load_yaml
 
 
 @dataclass(frozen=True)

@@ -44,11 +44,11 @@ from scaler_wizard.journal import Fenced, Row
 from scaler_wizard.metrics import Measurement
 from scaler_wizard.pace import Pace
 from scaler_wizard.phases import Base, Baseline, Export, Extend, Grow, Phase, Plan, Train
-from scaler_wizard.recipe import load_yaml
 from scaler_wizard.record import from_json, to_json
 from scaler_wizard.recovery import recover
 from scaler_wizard.room import NoRoom, drop_ballast, full, is_full, keep_ballast, require
 from scaler_wizard.run import Run, locked
+from scaler_wizard.safe_yaml import load_yaml
 from scaler_wizard.snapshots import Snapshot, newest_sound
 from scaler_wizard.task import AfterStop, Task
 from scaler_wizard.upkeep import Scrub

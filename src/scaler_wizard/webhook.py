@@ -22,8 +22,8 @@ from pydantic import Field
 
 from scaler_wizard.errors import ScalerError
 from scaler_wizard.outbound import Resolver, find_way, look_up, post
-from scaler_wizard.recipe import load_yaml
 from scaler_wizard.record import Record
+from scaler_wizard.safe_yaml import load_yaml
 
 PAUSES = (0.0, 2.0, 8.0)
 """Seconds before each attempt."""

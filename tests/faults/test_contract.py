@@ -23,8 +23,8 @@ from scaler_wizard.journal import Journal
 from scaler_wizard.phases import Extend, Plan
 from scaler_wizard.plan import to_yaml
 from scaler_wizard.preview import preview
-from scaler_wizard.recipe import load_yaml
 from scaler_wizard.run import Run, create, in_use, locked, stand_still
+from scaler_wizard.safe_yaml import load_yaml
 from scaler_wizard.supervisor import over, vram_limit
 
 NOW = datetime(2026, 1, 2, tzinfo=UTC)

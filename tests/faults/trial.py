@@ -26,9 +26,10 @@ from scaler_wizard.hardware import detect
 from scaler_wizard.models import resolve
 from scaler_wizard.phases import Plan
 from scaler_wizard.plan import make_plan, to_yaml
-from scaler_wizard.recipe import Recipe, load_yaml
+from scaler_wizard.recipe import Recipe
 from scaler_wizard.room import is_full as is_full
 from scaler_wizard.run import Run, create
+from scaler_wizard.safe_yaml import load_yaml
 from scaler_wizard.supervisor import Gate, Patience, Supervisor
 
 WORKER = (sys.executable, "-S", "-E", str(Path(__file__).with_name("tiny_worker.py")))

@@ -210,7 +210,7 @@ def _waiting(folder: Path) -> None:
 
 def _carry_out_no(folder: Path) -> None:
     from scaler_wizard.phases import Plan
-    from scaler_wizard.recipe import load_yaml
+    from scaler_wizard.safe_yaml import load_yaml
     from scaler_wizard.supervisor import Stopped, Supervisor
 
     run = open_sound(list_runs(folder / "runs")[0])
@@ -240,7 +240,7 @@ def _gone_back(folder: Path) -> None:
 
 def _go_on(folder: Path) -> None:
     from scaler_wizard.phases import Plan
-    from scaler_wizard.recipe import load_yaml
+    from scaler_wizard.safe_yaml import load_yaml
     from scaler_wizard.supervisor import Supervisor
 
     run = open_sound(list_runs(folder / "runs")[0])

@@ -20,8 +20,8 @@ from pydantic import Field
 from scaler_wizard.errors import ScalerError
 from scaler_wizard.merge.mergekit import translated
 from scaler_wizard.merge.method import Method
-from scaler_wizard.recipe import load_yaml
 from scaler_wizard.record import Record
+from scaler_wizard.safe_yaml import load_yaml
 
 
 class WeightSearch(Record):

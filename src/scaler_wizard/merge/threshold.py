@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from io import BytesIO
 
 import numpy as np
 
@@ -28,6 +29,24 @@ class Count:
     above: int
     inside: Array
     """Magnitudes from the lower edge to the upper one."""
+
+
+class Tally:
+    """All chunks' counts; the numbers inside lie in one growing buffer, since a large tensor has megabytes of them."""
+
+    def __init__(self) -> None:
+        self.above = 0
+        self._inside = BytesIO()
+
+    def add(self, count: Count) -> None:
+        """One chunk more."""
+        self.above += count.above
+        self._inside.write(count.inside.data)
+
+    @property
+    def inside(self) -> Array:
+        """Magnitudes from the lower edge to the upper one, in the buffer itself."""
+        return np.frombuffer(self._inside.getbuffer(), np.float32)
 
 
 @dataclass(frozen=True)
@@ -58,16 +77,16 @@ class Search:
         within &= magnitudes >= np.float32(self.low)
         return Count(above, magnitudes.reshape(-1)[np.flatnonzero(within)])
 
-    def after(self, counts: list[Count], ordered: Array, elements: int) -> Search:
-        """What is known after a pass, and where to look next."""
-        above = sum(count.above for count in counts)
-        inside = np.concatenate([count.inside for count in counts])
-        if self.rank <= above:
+    def after(self, tally: Tally, ordered: Array, elements: int) -> Search:
+        """What is known after a pass, and where to look next; the tally's numbers change places."""
+        inside = tally.inside
+        if self.rank <= tally.above:
             return self._moved(ordered, elements, least=self.high)
-        if self.rank > above + inside.size:
+        if self.rank > tally.above + inside.size:
             return self._moved(ordered, elements, most=self.low)
-        place = inside.size - (self.rank - above)
-        value = float(np.partition(inside, place)[place])
+        place = inside.size - (self.rank - tally.above)
+        inside.partition(place)
+        value = float(inside[place])
         return replace(self, least=value, most=value)
 
     def _moved(self, ordered: Array, elements: int, **known: float) -> Search:
@@ -97,11 +116,14 @@ def _pass(each: Each, searches: list[Search], ordered: list[Array], elements: in
         magnitudes = [np.abs(vector, out=vector) for vector in vectors]
         return [searches[number].count(magnitudes[searches[number].row]) for number in missing]
 
-    counts = list(each(look))
+    tallies = [Tally() for _ in missing]
+    for counts in each(look):
+        for tally, count in zip(tallies, counts, strict=True):
+            tally.add(count)
     after = list(searches)
-    for place, number in enumerate(missing):
+    for number, tally in zip(missing, tallies, strict=True):
         search = searches[number]
-        after[number] = search.after([chunk[place] for chunk in counts], ordered[search.row], elements)
+        after[number] = search.after(tally, ordered[search.row], elements)
     return after
 
 

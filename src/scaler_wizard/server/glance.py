@@ -13,8 +13,8 @@ from scaler_wizard.payload import cockpit, measurement_of
 from scaler_wizard.phases import Merge, Plan
 from scaler_wizard.plan import load_plan
 from scaler_wizard.planned_merge import preview
-from scaler_wizard.recipe import load_yaml
 from scaler_wizard.run import Run
+from scaler_wizard.safe_yaml import load_yaml
 from scaler_wizard.server.begin import plan_view
 from scaler_wizard.server.steer import alive, standing_gate, undo_target
 from scaler_wizard.server.wire import (

@@ -36,7 +36,7 @@ from scaler_wizard.weights.expressions import (
 )
 
 Array = npt.NDArray[Any]
-CHUNK = 64 * 1024  # elements: several arrays of a quarter megabyte stay in the second-level cache
+CHUNK = 48 * 1024  # elements: several arrays of a quarter megabyte stay in the second-level cache
 SAMPLE, PIECES, LOOKS = 2**16, 64, 32
 BLOCK = 64 * 1024  # elements of one random block
 KEPT_BLOCKS = 6  # 128 KB each

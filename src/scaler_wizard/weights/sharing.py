@@ -7,6 +7,7 @@ each cost more than a second processor gave (two threads took twice the processo
 from __future__ import annotations
 
 import ctypes
+import gc
 import multiprocessing
 import os
 import signal
@@ -115,6 +116,7 @@ def _help(
 ) -> None:
     """In the forked process: it dies with its parent, and what goes wrong is said there."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    gc.disable()  # a collection writes into every object, and so copies every page that is shared with the parent
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:
         return

@@ -43,7 +43,7 @@ from scaler_wizard.weights.sharing import share_out
 
 COPY_BYTES = 2**20
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # malloc.h
-KEPT_BYTES = 4 * 2**20
+KEPT_BYTES = 2**19
 SHARED_BYTES = 16 * 2**20
 """Bytes to compute from which forking pays (it takes some milliseconds)."""
 SHARD_BYTES = 5 * 10**9
