@@ -16,7 +16,7 @@ demo-real: $(READY)  ## the same on SmolLM2-135M
 test: $(READY)  ## the tests
 	$(BIN)/python -m pytest
 
-faults: $(READY)  ## kills, power cuts, full disks, flipped bits: some minutes, root for all of it
+faults: $(READY)  ## kills, power cuts, full disks, flipped bits, all counts: an hour or two, root for all of it
 	$(BIN)/python -m pytest -m faults
 
 soak: $(READY)  ## all of every campaign five times over, for hours; writes docs/reference/reliability.md

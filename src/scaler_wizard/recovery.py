@@ -17,6 +17,7 @@ from scaler_wizard.errors import ScalerError
 from scaler_wizard.failpoints import reach
 from scaler_wizard.files import sync, text_hash, verify, write_whole
 from scaler_wizard.journal import Damaged, Journal, Row
+from scaler_wizard.room import told_when_full
 from scaler_wizard.run import Run
 
 
@@ -37,12 +38,13 @@ def recover(run: Run) -> list[str]:
 
 
 def open_sound(folder: Path) -> Run:
-    """Open a run whose journal may be damaged."""
-    try:
-        return Run(folder)
-    except Damaged:
-        rebuild(folder)
-        return Run(folder)
+    """Open a run whose journal may be damaged, on a disk that may be full."""
+    with told_when_full(folder):
+        try:
+            return Run(folder)
+        except Damaged:
+            rebuild(folder)
+            return Run(folder)
 
 
 def mend(run: Run) -> Iterator[str]:

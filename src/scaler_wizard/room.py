@@ -15,6 +15,8 @@ from scaler_wizard.errors import ScalerError, Waiting
 BALLAST_BYTES = 256 * 1024
 """Enough for the journal to write down a pause."""
 MARGIN_BYTES = 2**20
+REFUSED = (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR_WRITE, sqlite3.SQLITE_IOERR_TRUNCATE, sqlite3.SQLITE_IOERR_SHMSIZE)
+"""How SQLite says that the disk takes no more: full, or a quota or a limit of file sizes is reached."""
 
 
 class NoRoom(Waiting):
@@ -56,7 +58,7 @@ def is_full(error: BaseException) -> bool:
     """Whether this is how a full disk looks."""
     if isinstance(error, OSError):
         return error.errno in (errno.ENOSPC, errno.EFBIG, errno.EDQUOT)
-    return isinstance(error, sqlite3.OperationalError) and "full" in str(error)
+    return isinstance(error, sqlite3.OperationalError) and getattr(error, "sqlite_errorcode", None) in REFUSED
 
 
 def full(folder: Path, need: int | None) -> NoRoom:
@@ -65,7 +67,7 @@ def full(folder: Path, need: int | None) -> NoRoom:
     wanted = "an unknown number of" if need is None else f"{need + MARGIN_BYTES:,}"
     return NoRoom(
         f"the disk is full: {wanted} bytes are needed and {free:,} are free",
-        "make room (`scaler tidy` shows what can go), then: scaler resume",
+        "make room (`scaler tidy` shows what can go) or lift the quota, then: scaler resume",
     )
 
 

@@ -11,6 +11,7 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
@@ -46,7 +47,7 @@ from scaler_wizard.pace import Pace
 from scaler_wizard.phases import Base, Baseline, Export, Extend, Grow, Phase, Plan, Train
 from scaler_wizard.record import from_json, to_json
 from scaler_wizard.recovery import recover
-from scaler_wizard.room import NoRoom, drop_ballast, full, is_full, keep_ballast, require
+from scaler_wizard.room import NoRoom, drop_ballast, full, is_full, keep_ballast, require, told_when_full
 from scaler_wizard.run import Run, locked
 from scaler_wizard.safe_yaml import load_yaml
 from scaler_wizard.snapshots import Snapshot, newest_sound
@@ -160,7 +161,7 @@ class Supervisor:
             except Fenced:  # another process writes this run now
                 raise
             except ScalerError as error:
-                self._end(_status(error), error.wrong)
+                self._end_on_any_disk(_status(error), error.wrong)
                 raise
             except (OSError, sqlite3.OperationalError) as error:
                 if not is_full(error):
@@ -187,16 +188,25 @@ class Supervisor:
         reach("conduct.ended")
         self.run.write_metadata()
 
+    def _end_on_any_disk(self, status: str, why: str) -> None:
+        """The end, where the disk may be full: the ballast makes room for the journal to say so.
+
+        A run that is not in use counts as paused even where that could not be written down.
+        """
+        try:
+            with told_when_full(self.run.folder):
+                self._end(status, why)
+        except NoRoom:
+            drop_ballast(self.run.folder)
+            with suppress(NoRoom), told_when_full(self.run.folder):
+                self._end(status, why)
+
     def _no_room(self) -> NoRoom:
-        """The disk filled up in our own hands: the ballast makes room for the journal to say so."""
+        """The disk filled up in our own hands."""
         drop_ballast(self.run.folder)
         told = full(self.run.folder, self._need)
-        try:
-            self._end("paused", told.wrong)
-        except (OSError, sqlite3.OperationalError) as error:
-            if not is_full(error):
-                raise
-        return told  # a run that is not in use counts as paused even where that could not be written down
+        self._end_on_any_disk("paused", told.wrong)
+        return told
 
     def todo(self) -> list[Phase]:
         """Phases after the current checkpoint."""
@@ -545,18 +555,25 @@ class Supervisor:
     def _waiting_gate(self, phase: Phase) -> Gate | None:
         """A gate of this phase that was open when an earlier process ended; its answer may have come since."""
         row, begun = self.run.last("gate"), self.run.last("phase_started")
-        if row is None or row.data["phase"] != phase.slug or not self.run.staging.is_dir():
+        if row is None or row.data["phase"] != phase.slug or row.data.get("on", self.run.current) != self.run.current:
             return None
-        committed = self.run.last("committed")
+        committed, decided = self.run.last("committed"), self.run.decision(row.data["gate"])
         if any(later is not None and later.seq > row.seq for later in (begun, committed)):
             return None  # the staged folder belongs to a newer attempt
-        if row.data.get("on", self.run.current) != self.run.current or not self._is_as_shown(row):
+        if decided is not None and decided.data["action"] in ("abort", "rollback"):
+            if self._stopped_since(decided):
+                return None  # else the no is carried out to its end, whatever is still staged
+        elif not self.run.staging.is_dir() or not self._is_as_shown(row):
             return None
         verdict = Verdict.read(row.data["verdict"], "gate")
-        decided = self.run.decision(row.data["gate"])
         if decided is not None and decided.data["action"] == "pause":
             return self._gate(phase, verdict, row.data["evidence"])
         return Gate(row.data["gate"], phase, verdict, row.data["evidence"], row.data["evidence_hash"], self._deadline())
+
+    def _stopped_since(self, decided: Row) -> bool:
+        """Whether a no was carried out to its end; then what was refused may be tried again."""
+        rows = self.run.journal.events(decided.seq, kinds=("status",))
+        return any(row.data["status"] == "stopped" for row in rows)
 
     def _is_as_shown(self, row: Row) -> bool:
         """Whether what is staged is, byte for byte, what the gate's evidence was measured on."""
@@ -602,11 +619,11 @@ class Supervisor:
 
     def _gate(self, phase: Phase, verdict: Verdict, evidence: dict[str, Any]) -> Gate:
         digest = blake3(to_json(evidence).encode()).hexdigest()
-        gate = Gate(uuid.uuid4().hex[:8], phase, verdict, evidence, digest, self._deadline())
+        identity = uuid.uuid4().hex[:8]
         self.run.journal.add(
             "gate",
             {
-                "gate": gate.id,
+                "gate": identity,
                 "phase": phase.slug,
                 "on": self.run.current,
                 "sentence": verdict.sentence,
@@ -617,7 +634,7 @@ class Supervisor:
             phase=phase.slug,
         )
         reach("gate.opened")
-        return gate
+        return Gate(identity, phase, verdict, evidence, digest, self._deadline())  # its window begins now
 
     def _deadline(self) -> float:
         return time.monotonic() + self.contract.response_window_sec

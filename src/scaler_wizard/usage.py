@@ -3,9 +3,15 @@
 from __future__ import annotations
 
 import time
+from contextlib import suppress
 from dataclasses import dataclass
+from itertools import chain
+from pathlib import Path
 
 import psutil
+
+KEPT = Path("/proc/thread-self/children")
+"""There where the kernel lists the children of every thread."""
 
 
 @dataclass(frozen=True)
@@ -56,11 +62,25 @@ def idle_processors(cpus: int, *, seconds: float = 0.25) -> int:
 
 
 def _family(pid: int) -> list[psutil.Process]:
-    try:
-        process = psutil.Process(pid)
-        return [process, *process.children(recursive=True)]
-    except psutil.NoSuchProcess:
+    family = []
+    for one in (pid, *_descendants(pid)):
+        with suppress(psutil.NoSuchProcess):
+            family.append(psutil.Process(one))
+    return family
+
+
+def _descendants(pid: int) -> list[int]:
+    """By the kernel's own lists where it keeps them; psutil would look at every process of the machine."""
+    if not KEPT.exists():
+        with suppress(psutil.NoSuchProcess):
+            return [child.pid for child in psutil.Process(pid).children(recursive=True)]
         return []
+    found: list[int] = []
+    for parent in chain([pid], found):  # grows while it is read
+        with suppress(OSError):  # it has ended
+            for file in Path(f"/proc/{parent}/task").glob("*/children"):
+                found += map(int, file.read_text(encoding="ascii").split())
+    return found
 
 
 def _ram(family: list[psutil.Process]) -> int:

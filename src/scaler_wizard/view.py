@@ -127,10 +127,13 @@ def _against(measure: dict[str, Any]) -> str:
 def stop_rows(stop: dict[str, Any]) -> Rows:
     """Why the breaker stopped a training, what it had seen, and what can be chosen."""
     read = ", ".join(f"{step}: {nll:.3f}" for step, nll in stop["evaluations"][-6:])
+    kept = (
+        f"keeps the model of step {stop['kept']}" if stop["kept"] else "keeps the untrained model: no step was better"
+    )
     return [
         ("stopped by", f"{stop['cause']} at step {stop['step']} of {stop['steps']}"),
         ("loss after step", read or "not evaluated"),
-        ("approve", f"keeps the model of step {stop['kept']}"),
+        ("approve", kept),
         ("go on anyway", "scaler approve --anyway trains on from there; the breaker then only warns"),
     ]
 

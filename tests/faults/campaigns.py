@@ -6,15 +6,18 @@ import fcntl
 import os
 import pickle
 import random
+import resource
 import shutil
 import signal
 import struct
 import subprocess
 import tempfile
 import time
+import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +25,7 @@ import trial
 from trial import Ended, Fault, begin, check_finished, conduct, expected, finish
 
 from scaler_wizard.run import Run
+from scaler_wizard.snapshots import newest_sound, take
 
 
 @dataclass
@@ -40,6 +44,12 @@ class Result:
         """The longest of the seconds."""
         return max(self.seconds, default=0.0)
 
+    def resumed(self, ended: Ended) -> Ended:
+        """Note the seconds from its restart until a run was at work, where something was left to do."""
+        if ended.at_work is not None:
+            self.seconds.append(ended.at_work)
+        return ended
+
     def percentile(self, share: float) -> float:
         """Seconds that this share of the trials stayed below."""
         return sorted(self.seconds)[min(len(self.seconds) - 1, int(share * len(self.seconds)))]
@@ -51,7 +61,13 @@ class Result:
         try:
             yield
         except AssertionError as error:
-            self.lost.append(f"{what}: {error!s:.300}")
+            self.lost.append(f"{what}: {str(error)[-500:]}")
+
+
+def forked(do: Callable[[], Result]) -> Result:
+    """The same in a process of its own, so that nothing of what it changes stays."""
+    with tempfile.TemporaryDirectory(prefix="forked-") as scratch:
+        return _waited_for(*_fork(do, Path(scratch) / "result"))
 
 
 def spread(
@@ -62,26 +78,36 @@ def spread(
     for number in range(processes):
         part = place / f"part-{number}"
         part.mkdir(parents=True)
-        child = os.fork()
-        if child == 0:
-            code = 1
-            try:
-                found = campaign(part, count=-(-count // processes), seed=seed * 100 + number, **settings)
-                (part / "result").write_bytes(pickle.dumps(found))
-                code = 0
-            finally:
-                os._exit(code)
-        children.append((child, part / "result"))
-    parts = []
-    for child, file in children:
-        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0, "a process of the campaign failed"
-        parts.append(pickle.loads(file.read_bytes()))  # noqa: S301 - our own
+        mine = {"count": -(-count // processes), "seed": seed * 100 + number, **settings}
+        children.append(_fork(partial(campaign, part, **mine), part / "result"))
+    parts = [_waited_for(*child) for child in children]
     whole = Result(parts[0].name)
     for one in parts:
         whole.trials += one.trials
         whole.lost += one.lost
         whole.seconds += one.seconds
     return whole
+
+
+def _fork(do: Callable[[], Result], file: Path) -> tuple[int, Path]:
+    """A child that does it and leaves what it found in `file`."""
+    child = os.fork()
+    if child == 0:
+        code = 1
+        try:
+            file.write_bytes(pickle.dumps(do()))
+            code = 0
+        except BaseException:  # noqa: BLE001 - said, and the parent sees the code
+            traceback.print_exc()
+        finally:
+            os._exit(code)
+    return child, file
+
+
+def _waited_for(child: int, file: Path) -> Result:
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0, "a process of the campaign failed"
+    found: Result = pickle.loads(file.read_bytes())  # noqa: S301 - our own
+    return found
 
 
 # -- R1: kill -9 -------------------------------------------------------------------------------------------------------
@@ -103,13 +129,15 @@ def kill_at_points(place: Path, *, times: int = 1, before: Callable[[], None] | 
         for point in points(place / f"points-{round_}"):
             with result.trial(point):
                 ended = conduct(folder, Fault(f"{point}=kill@{1 + round_}", before=before))
+                if told:  # it had been killed before
+                    result.resumed(ended)
                 told += ended.acknowledged
                 assert ended.code in (-signal.SIGKILL, 0), ended.said
                 if ended.code == 0:  # the point did not come up so often any more
                     check_finished(folder, told, like)
                     folder, told = begin(place / f"points-{round_}-{point}"), _none()
         with result.trial("finish"):
-            result.seconds.append(finish(folder, told, like).seconds)
+            result.resumed(finish(folder, told, like))
     return result
 
 
@@ -133,52 +161,68 @@ def kill_at_random(
             else:
                 fault = Fault(f"*=kill@{chance.randint(1, 120)}", before=before)
             ended = conduct(folder, fault)
+            if told:
+                result.resumed(ended)
             told += ended.acknowledged
             if ended.code == 0:
                 break
             with result.trial(f"run {runs}"):
                 assert ended.code == -signal.SIGKILL, ended.said
         with result.trial(f"run {runs}"):
-            result.seconds.append(finish(folder, told, like).seconds)
+            result.resumed(finish(folder, told, like))
+    return result
+
+
+def kill_in_writes(place: Path) -> Result:
+    """Killed in the n-th write of a file, for every n that a run comes to."""
+    result, like = Result("kill in every write of a file"), expected(place / "reference")
+    for number in range(1, 27):
+        folder = begin(place / f"write-{number}")
+        with result.trial(str(number)):
+            ended = conduct(folder, Fault(f"write.opened=kill@{number}"))
+            result.resumed(finish(folder, ended.acknowledged, like))
     return result
 
 
 def kill_workers(place: Path, *, count: int, seed: int) -> Result:
     """Kill only the worker; the supervisor pauses the run and says why, and the run goes on."""
     chance, like, result = random.Random(seed), expected(place / "reference"), Result("kill the worker")
+    runs = 0
     while result.trials < count:
-        folder, told = begin(place / f"workers-{result.trials}"), _none()
-        with result.trial(str(result.trials)):
-            ended = _while_running(folder, lambda child: _kill_child(child, chance.uniform(0.05, 0.5)))
-            told += ended.acknowledged
-            assert ended.code in (0, 3), ended.said
-            assert ended.code == 0 or "killed" in ended.said, ended.said
-            finish(folder, told, like)
+        folder = begin(place / f"workers-{seed}-{runs}")
+        runs += 1
+        ended = _while_running(folder, lambda child: _kill_worker(child, chance.uniform(0.0, 2.0)))
+        if ended.code == 0:  # each worker had said its last word before it was killed
+            continue
+        with result.trial(str(runs)):
+            assert ended.code == 3, ended.said
+            assert "killed" in ended.said, ended.said
+            result.resumed(finish(folder, ended.acknowledged, like))
     return result
 
 
 def _while_running(folder: Path, do: Callable[[int], None]) -> Ended:
     """Conduct in a child and do something to it meanwhile."""
+    notes = folder.parent / f"{folder.name}.ended"
     holder = os.fork()
     if holder == 0:
         os.setpgid(0, 0)
-        ended = conduct(folder)
-        (folder.parent / f"{folder.name}.ended").write_text(f"{ended.code}\n{ended.said}", encoding="utf-8")
+        notes.write_bytes(pickle.dumps(conduct(folder)))
         os._exit(0)
     do(holder)
     os.waitpid(holder, 0)
-    code, _, said = (folder.parent / f"{folder.name}.ended").read_text(encoding="utf-8").partition("\n")
-    told = (folder.parent / f"{folder.name}.acknowledged").read_text(encoding="utf-8").splitlines()
-    return Ended(int(code), 0.0, said, told)
+    ended: Ended = pickle.loads(notes.read_bytes())  # noqa: S301 - our own
+    return ended
 
 
-def _kill_child(holder: int, after: float) -> None:
-    """Kill the worker: the child of the supervisor, which is the child of `holder`."""
+def _kill_worker(holder: int, after: float) -> None:
+    """Kill the worker that is there after some seconds: the child of the supervisor, which is the child of `holder`."""
     time.sleep(after)
-    for supervisor in _children(holder):
-        for worker in _children(supervisor):
-            with suppress(ProcessLookupError):
-                os.kill(worker, signal.SIGKILL)
+    while (supervisors := _children(holder)) and not any(_children(one) for one in supervisors):
+        time.sleep(0.002)
+    for worker in (worker for supervisor in supervisors for worker in _children(supervisor)):
+        with suppress(ProcessLookupError):
+            os.kill(worker, signal.SIGKILL)
 
 
 def _children(pid: int) -> list[int]:
@@ -249,7 +293,7 @@ def cut_power(place: Path, *, system: str, count: int, seed: int, before: Callab
             told = _cut_once(Path(scratch), mount, chance, before)
             folders = list((mount / "runs").glob("trial-*"))
             assert folders, "the run is gone"
-            result.seconds.append(finish(folders[0], told, like).seconds)
+            result.resumed(finish(folders[0], told, like))
     return result
 
 
@@ -281,15 +325,35 @@ def _wait_for_a_decision(notes: Path) -> None:
         time.sleep(0.05)
 
 
-def without_flushing() -> None:
-    """The mutant: nothing is ever flushed."""
-    from scaler_wizard import journal
-
-    os.fsync = lambda _: None  # type: ignore[assignment]
-    journal.DURABLE = journal.BATCHED = "OFF"
+def cut_power_after_snapshots(place: Path, *, system: str, count: int, seed: int) -> Result:
+    """A training's snapshots on a disk whose power is cut right behind the last one: that very one is gone on from."""
+    chance, result = random.Random(seed), Result(f"power cut behind a snapshot, {system}")
+    for number in range(count):
+        with (
+            tempfile.TemporaryDirectory(dir=place) as scratch,
+            _mounted(Path(scratch), system) as mount,
+            result.trial(str(number)),
+        ):
+            last = chance.randint(1, 5)
+            handle = os.open(mount, os.O_RDONLY)
+            for step in range(1, last + 1):
+                state = chance.randbytes(chance.randint(1, 2**20))
+                take(mount, "grown", step, lambda stream, state=state: stream.write(state), best=step)
+            fcntl.ioctl(handle, SHUTDOWN, struct.pack("I", NO_LOG_FLUSH))
+            os.close(handle)
+            _unmount(mount)
+            _mount(Path(scratch) / "image", mount)
+            found, damaged = newest_sound(mount, "grown")
+            assert (found and found.step, damaged) == (last, []), f"{found} of {last}; {damaged}"
+    return result
 
 
 # -- R3: full disks ----------------------------------------------------------------------------------------------------
+
+
+def can_mount() -> str | None:
+    """Why a small disk cannot be mounted here; None where it can."""
+    return None if os.geteuid() == 0 else "needs root, to mount a small disk"
 
 
 @contextmanager
@@ -305,11 +369,11 @@ def _small_disk(place: Path, size: int) -> Iterator[Path]:
 SMALLEST_DISK, LARGEST_DISK = 100_000, 1_600_000
 
 
-def fill_disk(place: Path, *, count: int, seed: int) -> Result:
+def fill_disk(place: Path, *, count: int, seed: int, least: int = SMALLEST_DISK, most: int = LARGEST_DISK) -> Result:
     """A run on a disk of some size; where it does not fit it pauses, and goes on when the disk has grown."""
     chance, result, like = random.Random(seed), Result("full disk"), expected(place / "reference")
-    for _ in range(count):
-        size = chance.randrange(SMALLEST_DISK, LARGEST_DISK)
+    for number in range(count):
+        size = int(least + (most - least) * (number + chance.random()) / count)
         with _small_disk(place / "small", size) as disk, result.trial(f"{size} bytes"):
             notes = place / f"full-{size}"
             try:
@@ -322,8 +386,29 @@ def fill_disk(place: Path, *, count: int, seed: int) -> Result:
             assert ended.code in (0, 3), ended.said
             assert ended.code == 0 or "bytes" in ended.said or "disk is full" in ended.said, ended.said
             subprocess.run(["mount", "-o", "remount,size=64m", str(disk)], check=True)
-            result.seconds.append(finish(folder, ended.acknowledged, like).seconds)
+            result.resumed(finish(folder, ended.acknowledged, like))
     return result
+
+
+def limit_files(place: Path, *, count: int, seed: int) -> Result:
+    """No file may grow beyond some size, as a quota would have it; the run pauses, and goes on without the limit."""
+    chance, result, like = random.Random(seed), Result("files that may not grow"), expected(place / "reference")
+    for number in range(count):
+        size = int(SMALLEST_FILE + (LARGEST_FILE - SMALLEST_FILE) * (number + chance.random()) / count)
+        folder = begin(place / f"limited-{number}")
+        with result.trial(f"{size} bytes"):
+            ended = conduct(folder, Fault(before=lambda size=size: _limit_files(size)))  # type: ignore[misc]
+            assert ended.code in (0, 3), ended.said
+            assert ended.code == 0 or "bytes" in ended.said or "disk is full" in ended.said, ended.said
+            result.resumed(finish(folder, ended.acknowledged, like))
+    return result
+
+
+SMALLEST_FILE, LARGEST_FILE = 4_000, 300_000
+
+
+def _limit_files(size: int) -> None:
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, resource.RLIM_INFINITY))
 
 
 def refuse_writes(place: Path, *, points: list[str]) -> Result:
@@ -335,7 +420,7 @@ def refuse_writes(place: Path, *, points: list[str]) -> Result:
             ended = conduct(folder, Fault(f"{point}=full@1"))
             assert ended.code in (0, 3), ended.said
             assert ended.code == 0 or "disk is full" in ended.said, ended.said
-            result.seconds.append(finish(folder, ended.acknowledged, like).seconds)
+            result.resumed(finish(folder, ended.acknowledged, like))
     return result
 
 
@@ -364,7 +449,7 @@ def damage(place: Path, *, count: int, seed: int, before: Callable[[], None] | N
         file = chance.choice(sorted(folder.glob(kind)))
         what = _harm(file, chance)
         with result.trial(f"{file.relative_to(folder)}: {what}"):
-            result.seconds.append(_finish_damaged(folder, like, before))
+            result.resumed(_finish_damaged(folder, like, before))
         shutil.rmtree(folder)
     return result
 
@@ -395,11 +480,11 @@ def _harm(file: Path, chance: random.Random) -> str:
     return f"bit flipped at {at}"
 
 
-def _finish_damaged(folder: Path, like: dict[str, dict[str, str]], before: Callable[[], None] | None) -> float:
+def _finish_damaged(folder: Path, like: dict[str, dict[str, str]], before: Callable[[], None] | None) -> Ended:
     ended = conduct(folder, Fault(before=before))
     assert ended.code == 0, ended.said
     check_sound(folder, like)
-    return ended.seconds
+    return ended
 
 
 def check_sound(folder: Path, like: dict[str, dict[str, str]]) -> None:
@@ -555,7 +640,7 @@ def run_out_of_memory(place: Path, *, count: int, seed: int = 0) -> Result:
                 assert ended.code in (2, 3), ended.said  # the breaker may see it before the kernel does
                 assert "emory" in ended.said
                 assert Run(folder).status == ("paused" if ended.code == 3 else "stopped")
-                result.seconds.append(finish(folder, ended.acknowledged, like).seconds)
+                result.resumed(finish(folder, ended.acknowledged, like))
     finally:
         for _ in range(50):
             with suppress(OSError):
@@ -658,20 +743,78 @@ def _wild_clock(seed: float) -> None:
     time.time = lambda: real() + chance.uniform(-3.2e7, 3.2e7)  # type: ignore[assignment]
 
 
+GATE_ERROR = 1.0
+"""Seconds that a gate's window may be wrong by."""
+
+
 def gate_window(place: Path, *, seconds: float, count: int) -> Result:
     """A gate that nobody answers pauses the run after its window, however the clock of the wall jumps."""
     result = Result("an unanswered gate pauses in time")
     for number in range(count):
         folder = begin(place / f"gate-{number}")
         with result.trial(str(number)):
-            begun = time.monotonic()
             ended = conduct(folder, Fault(answer="", window=seconds, before=lambda: _wild_clock(1.0)))
-            late = time.monotonic() - begun - seconds
-            result.seconds.append(late)
             assert ended.code == 3, ended.said
-            assert late >= 0, "it paused before its time"
+            late = ended.at("decision") - ended.at("gate") - seconds
+            result.seconds.append(late)
+            assert -0.001 < late <= GATE_ERROR, f"it paused {late:.2f} s too late"
             assert Run(folder).status == "paused"
     return result
+
+
+FAKE_TIME = next(Path("/usr/lib").glob("*/faketime/libfaketime.so.1"), None)
+TIMES = ("+365d", "-365d", "+0", "+3600", "-3600", "@2026-03-29 01:59:59", "@2026-10-25 02:59:59")
+"""A year, an hour, and the last second before either change of summer time in Berlin."""
+
+
+def can_fake_time() -> str | None:
+    """Why the clock cannot be made to lie here; None where it can."""
+    return "needs libfaketime" if FAKE_TIME is None else None
+
+
+def lie_about_time(place: Path, *, count: int, seed: int) -> Result:
+    """Under libfaketime, which supervisor, SQLite and worker all believe, the date jumps ten times a second.
+
+    One run goes to its end, another waits at a gate; the seconds are those that the gate's window was wrong by.
+    """
+    chance, like, result = random.Random(seed), expected(place / "reference"), Result("clock jumps under libfaketime")
+    for number in range(count):
+        folder, waiting = begin(place / f"lied-{number}"), begin(place / f"lied-gate-{number}")
+        with result.trial(str(number)):
+            ended = _lied_to(folder, Fault(), chance)
+            assert ended.code == 0, ended.said
+            check_finished(folder, ended.acknowledged, like)
+            rows = Run(folder).journal.events()
+            assert [row.seq for row in rows] == list(range(1, len(rows) + 1))
+            assert [row.time for row in rows] != sorted(row.time for row in rows), "the clock did not jump"
+            ended = _lied_to(waiting, Fault(answer="", window=1.0), chance)
+            assert ended.code == 3, ended.said
+            result.seconds.append(abs(ended.at("decision") - ended.at("gate") - 1.0))
+            assert result.seconds[-1] <= GATE_ERROR
+    return result
+
+
+def _lied_to(folder: Path, fault: Fault, chance: random.Random) -> Ended:
+    """Conduct in a process whose clock jumps meanwhile."""
+    file = folder.parent / "time"
+    file.write_text("+0", encoding="ascii")
+    lie = {
+        "LD_PRELOAD": str(FAKE_TIME),
+        "FAKETIME_TIMESTAMP_FILE": str(file),
+        "FAKETIME_NO_CACHE": "1",
+        "FAKETIME_DONT_FAKE_MONOTONIC": "1",  # a real jump of the date leaves the monotonic clock alone
+        "TZ": "Europe/Berlin",
+    }
+    command = [trial.sys.executable, trial.__file__, str(folder)]
+    child = subprocess.Popen(command, env=os.environ | lie, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    assert child.stdin is not None and child.stdout is not None
+    child.stdin.write(pickle.dumps(fault))
+    child.stdin.close()
+    while child.poll() is None:
+        file.write_text(chance.choice(TIMES), encoding="ascii")
+        time.sleep(0.1)
+    ended: Ended = pickle.loads(child.stdout.read())  # noqa: S301 - our own
+    return ended
 
 
 # -- R13: decisions ----------------------------------------------------------------------------------------------------

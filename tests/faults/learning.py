@@ -9,6 +9,7 @@ of each arm: its weights, its optimiser, its history and its breaker.
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import os
 import pickle
@@ -18,25 +19,39 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import torch
+import transformers.models.llama.modeling_llama  # noqa: F401 - two thirds of a trial, where every fork loads it anew
 from campaigns import Result
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast  # noqa: F401 - likewise
 
 from healing_room import Room
 from recorded_run import make_run
-from scaler_wizard import charts, failpoints, heal, models, prove, report, train, worker  # noqa: F401 - before the fork
+from scaler_wizard import (  # noqa: F401 - before the fork
+    charts,
+    failpoints,
+    heal,
+    models,
+    prove,
+    report,
+    snapshots,
+    train,
+    worker,
+)
+from scaler_wizard.breaker import CircuitBreaker
 from scaler_wizard.grow.depth import IdentityBlocks
 from scaler_wizard.metrics import MeasureSpec
 from scaler_wizard.phases import Baseline, Export, Extend, Grow
 from scaler_wizard.record import to_json
 from scaler_wizard.snapshots import ENDING, Snapshot
+from scaler_wizard.train import History
 
 torch.set_num_threads(1)
 
@@ -46,12 +61,43 @@ def _no_optimizer() -> None:
     torch.optim.AdamW.load_state_dict = lambda *_: None
 
 
+def _no_history() -> None:
+    """The number of the step is forgotten, so that the same texts are read again."""
+    train.History = lambda **_: History()  # type: ignore[misc, assignment]
+
+
+def _no_watch() -> None:
+    """The breaker's memory is forgotten."""
+    CircuitBreaker.restore = lambda self, state: None  # type: ignore[method-assign]
+
+
 def _believe() -> None:
     """Snapshots are believed."""
     Snapshot.sound = lambda self: self.file.is_file()  # type: ignore[method-assign]
 
 
-MUTANTS: dict[str, Callable[[], None]] = {"": lambda: None, "no optimiser": _no_optimizer, "no hashes": _believe}
+def _torn() -> None:
+    """Snapshots are believed, and written in place: they have their name before they are whole."""
+
+    def in_place(folder: Path, arm: str, step: int, write: Callable[[IO[bytes]], None], *, best: int) -> Snapshot:
+        made = Snapshot(folder / f"{arm}-{step:08d}-{0:064d}{ENDING}", step)
+        with io.BufferedWriter(snapshots._Pieces(made.file, "wb")) as stream:
+            write(stream)
+        snapshots._let_go(made, snapshots.snapshots(folder, arm), best=best)
+        return made
+
+    train.take = in_place
+    _believe()
+
+
+MUTANTS: dict[str, Callable[[], None]] = {
+    "": lambda: None,
+    "no optimiser": _no_optimizer,
+    "no history": _no_history,
+    "no breaker's memory": _no_watch,
+    "no hashes": _believe,
+    "torn snapshots": _torn,
+}
 LOOK = MeasureSpec(
     length=64,
     windows=2,
@@ -155,7 +201,8 @@ def left(place: Path, ended: Ended) -> dict[str, Any]:
     staged = {str(file.relative_to(place)): hashlib.sha256(file.read_bytes()).hexdigest() for file in files}
     newest = {file.name.split("-")[0]: file for file in sorted((place / "scratch").glob(f"*{ENDING}"))}
     states = {arm: _digest(torch.load(file, weights_only=True)) for arm, file in newest.items()}
-    return {"staged": staged, "snapshots": states, "done": _timeless(done)}
+    placeless = json.loads(json.dumps(done).replace(str(place), ""))  # each trial has a folder of its own
+    return {"staged": staged, "snapshots": states, "done": _timeless(placeless)}
 
 
 def _digest(state: Any) -> str:
@@ -207,12 +254,12 @@ def _check(place: Path, kind: str, like: dict[str, Any], ended: Ended) -> None:
         assert found[part] == wanted, f"{part}: {found[part]!s:.200} instead of {wanted!s:.200}"
 
 
-def kill_at_points(place: Path, *, kinds: tuple[str, ...] = KINDS, mutant: str = "") -> Result:
-    """Kill the worker at every point that it reaches, then let it go on."""
+def kill_at_points(place: Path, *, kinds: Sequence[str] = KINDS, only: Sequence[str] = (), mutant: str = "") -> Result:
+    """Kill the worker at every point that it reaches, or at these only, then let it go on."""
     result = Result("kill a worker at every point")
     for kind in kinds:
         like = expected(place / "reference", kind)
-        for point in points(place, kind):
+        for point in only or points(place, kind):
             folder = place / f"{kind}-{point}"
             begin(folder, kind)
             with result.trial(f"{kind}, {point}"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import signal
 import sys
@@ -13,7 +14,7 @@ from typing import Any
 
 import pytest
 from pydantic import ValidationError
-from trial import WORKER, Fault, begin, conduct, plan
+from trial import WORKER, Ended, Fault, begin, conduct, plan
 
 from scaler_wizard import failpoints
 from scaler_wizard.contract import Contract, read_signed, sign
@@ -25,7 +26,7 @@ from scaler_wizard.plan import to_yaml
 from scaler_wizard.preview import preview
 from scaler_wizard.run import Run, create, in_use, locked, stand_still
 from scaler_wizard.safe_yaml import load_yaml
-from scaler_wizard.supervisor import over, vram_limit
+from scaler_wizard.supervisor import Patience, over, vram_limit
 
 NOW = datetime(2026, 1, 2, tzinfo=UTC)
 
@@ -101,22 +102,36 @@ def test_limits_that_are_widened_after_signing_are_put_back(tmp_path: Path) -> N
 # -- 1: memory ---------------------------------------------------------------------------------------------------------
 
 
-def test_a_worker_above_the_memory_limit_is_stopped(tmp_path: Path) -> None:
-    greedy = script(tmp_path, "import time\nheld = bytearray(b'x' * 200_000_000)\ntime.sleep(60)\n")
-    limit = 100_000_000
+MEMORY_LIMIT = 100_000_000
+
+
+def greedy(place: Path, *, seconds: int) -> tuple[Run, Ended]:
+    """A run whose worker takes twice the memory that it may, and ends after some seconds if nobody stops it."""
+    command = script(place, f"import time\nheld = bytearray(b'x' * 200_000_000)\ntime.sleep({seconds})\n")
 
     def tighter(made: Plan) -> Plan:
-        return made.model_copy(update={"limits": made.limits.model_copy(update={"memory": limit})})
+        return made.model_copy(update={"limits": made.limits.model_copy(update={"memory": MEMORY_LIMIT})})
 
-    folder = begin(tmp_path, tighter)
-    ended = conduct(folder, Fault(command=greedy))
+    folder = begin(place, tighter)
+    return Run(folder), conduct(folder, Fault(command=command))
+
+
+def test_a_worker_above_the_memory_limit_is_stopped(tmp_path: Path) -> None:
+    run, ended = greedy(tmp_path, seconds=60)
     assert ended.code == 2
     assert "is above the limit" in ended.said
-    telegram = Run(folder).last("telegram")
+    telegram = run.last("telegram")
     assert telegram is not None
     assert telegram.data["cause"] == "memory"
-    assert telegram.data["value"] > limit
+    assert telegram.data["value"] > MEMORY_LIMIT
     assert ended.seconds < 20
+
+
+def test_without_its_guard_a_greedy_worker_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("scaler_wizard.supervisor.over", lambda *_, **__: None)
+    run, ended = greedy(tmp_path, seconds=2)
+    assert (ended.code, run.last("telegram")) == (3, None)
+    assert "ended without a word" in ended.said
 
 
 def test_gpu_memory_has_its_limit_too_and_what_nobody_measured_breaks_none() -> None:
@@ -174,6 +189,17 @@ def test_an_unanswered_gate_pauses_and_a_later_answer_is_carried_out(tmp_path: P
     assert run.current == "000-baseline"
     starts = [row.data["slug"] for row in run.journal.events(kinds=("phase_started",))]
     assert starts == ["000-baseline", "001-grow"], "the phase was done again although its answer had come"
+
+
+@pytest.mark.parametrize("point", ["discard.begun", "discard.staging"])
+def test_a_no_that_is_cut_short_is_carried_out_and_not_asked_again(point: str, tmp_path: Path) -> None:
+    folder = begin(tmp_path)
+    assert conduct(folder, Fault(f"{point}=kill", answer="abort")).code == -signal.SIGKILL
+    assert conduct(folder, Fault(answer="", window=0.3)).code == 2
+    run = Run(folder)
+    assert (run.status, len(run.journal.events(kinds=("gate",)))) == ("stopped", 1)
+    assert conduct(folder, Fault(answer="", window=0.3)).code == 3, "who resumes it after all is asked again"
+    assert len(run.journal.events(kinds=("gate",))) == 2
 
 
 def test_what_was_changed_after_the_gate_is_not_committed(tmp_path: Path) -> None:
@@ -274,22 +300,32 @@ def test_a_rollback_that_is_killed_is_done_or_not_begun(point: str, tmp_path: Pa
 # -- silence, noise and old runs ---------------------------------------------------------------------------------------
 
 
+def stalled(place: Path) -> tuple[Run, Ended]:
+    """A run whose worker says nothing for six seconds in the middle of a training, where one is allowed."""
+    text = Path(WORKER[-1]).read_text(encoding="utf-8")
+    slow = '        select.select([], [], [], 6 * (state["step"] == 9))\n'
+    text = text.replace('        state["step"] += 1\n', f'        state["step"] += 1\n{slow}')
+    folder = begin(place)
+    ended = conduct(folder, Fault(command=script(place, text), patience=Patience(5, 1.0, 60.0)))
+    return Run(folder), ended
+
+
 @pytest.mark.faults
 def test_a_worker_that_stalls_is_paused_with_a_telegram_and_goes_on(tmp_path: Path) -> None:
-    from scaler_wizard.supervisor import Patience
-
-    text = Path(WORKER[-1]).read_text(encoding="utf-8")
-    text = text.replace(
-        '        state["step"] += 1\n', '        state["step"] += 1\n        time.sleep(60 * (state["step"] == 9))\n'
-    )
-    folder = begin(tmp_path)
-    ended = conduct(folder, Fault(command=script(tmp_path, text), patience=Patience(5, 1.0, 60.0)))
+    run, ended = stalled(tmp_path)
     assert ended.code == 3
     assert "said nothing" in ended.said
-    telegram = Run(folder).last("telegram")
+    telegram = run.last("telegram")
     assert telegram is not None
     assert telegram.data["cause"] == "stall"
-    assert conduct(folder).code == 0
+    assert conduct(run.folder).code == 0
+
+
+@pytest.mark.faults
+def test_without_its_guard_a_worker_that_stalls_is_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("scaler_wizard.supervisor.Supervisor._allowed", lambda *_: math.inf)
+    run, ended = stalled(tmp_path)
+    assert (ended.code, run.last("telegram")) == (0, None), ended.said
 
 
 def test_noise_on_the_workers_output_is_noted_and_harms_nothing(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ import campaigns
 import learning
 import pytest
 import verbs
+from mutants import TRAINING
 from test_faults import FULL, nothing_lost
 
 import scaler_wizard
@@ -78,14 +79,9 @@ def test_every_named_point_is_reached_by_a_campaign(tmp_path: Path) -> None:
 # -- mutants -----------------------------------------------------------------------------------------------------------
 
 
-CAUGHT: dict[str, tuple[str, dict[str, int]]] = {
-    "no optimiser": ("kill_in_training", {"count": 2, "seed": 3}),
-    "no hashes": ("damage_snapshots", {"count": 2, "seed": 3}),
-}
-
-
 @FULL
-@pytest.mark.parametrize("name", CAUGHT)
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("name", TRAINING)
 def test_a_mutant_of_the_training_is_caught(name: str, tmp_path: Path) -> None:
-    campaign, settings = CAUGHT[name]
+    campaign, settings = TRAINING[name]
     assert learning.apart(campaign, tmp_path, mutant=name, **settings).lost, "nothing was lost: it has no teeth"

@@ -8,9 +8,9 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import select
 import signal
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -56,7 +56,7 @@ def train(scratch: Path) -> bytes:
     snapshot = scratch / "state.json"
     state = json.loads(snapshot.read_bytes()) if snapshot.exists() else {"step": 0, "hash": ""}
     while state["step"] < STEPS:
-        time.sleep(STEP_SECONDS)
+        select.select([], [], [], STEP_SECONDS)  # libfaketime breaks time.sleep
         state["hash"] = hashlib.sha256(f"{state['hash']}{state['step']}".encode()).hexdigest()
         state["step"] += 1
         say(kind="step", step=state["step"], steps=STEPS, loss=2.0, learning_rate=0.1, tokens=state["step"])

@@ -13,11 +13,11 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
-from scaler_wizard import failpoints, flight_log
+from scaler_wizard import failpoints, flight_log, supervisor, usage
 from scaler_wizard.architecture import read_architecture
 from scaler_wizard.contract import Contract, sign
 from scaler_wizard.errors import ScalerError
@@ -34,6 +34,9 @@ from scaler_wizard.supervisor import Gate, Patience, Supervisor
 
 WORKER = (sys.executable, "-S", "-E", str(Path(__file__).with_name("tiny_worker.py")))
 NOW = datetime(2026, 1, 2, tzinfo=UTC)
+supervisor.idle_processors = partial(usage.idle_processors, seconds=0.01)  # a third of a trial was spent on looking
+WORK = ("progress", "step", "evaluated", "done", "gate")
+"""What is told only when a run is at work, recovery and the start of a worker behind it."""
 
 
 @cache
@@ -72,8 +75,24 @@ class Ended:
     seconds: float
     said: str
     """What it wrote when it failed."""
-    acknowledged: list[str] = field(default_factory=list)
-    """Facts that a person was told, in order."""
+    heard: list[tuple[float, str]] = field(default_factory=list)
+    """What a person was told, in order, each with the seconds since the start."""
+
+    @property
+    def acknowledged(self) -> list[str]:
+        """Facts that a person was told, in order."""
+        return [fact for _, fact in self.heard]
+
+    @property
+    def at_work(self) -> float | None:
+        """Seconds from the start until the worker said something or a gate was open; None where it came to neither."""
+        return next((at for at, fact in self.heard if fact.partition(" ")[0] in WORK), None)
+
+    def at(self, kind: str) -> float:
+        """Seconds from the start until this was told for the first time."""
+        found = [at for at, fact in self.heard if fact.partition(" ")[0] == kind]
+        assert found, f"no {kind} was told"
+        return found[0]
 
 
 @dataclass(frozen=True)
@@ -96,7 +115,7 @@ def conduct(folder: Path, fault: Fault = Fault(), *, acknowledgements: Path | No
     """Conduct the run in a child until it ends or the fault ends it."""
     notes = acknowledgements or folder.parent / f"{folder.name}.acknowledged"
     heard, errors = notes, notes.with_suffix(".errors")
-    before = heard.read_text(encoding="utf-8").count("\n") if heard.exists() else 0
+    before = len(_heard(heard))
     begun = time.monotonic()
     child = os.fork()
     if child == 0:
@@ -106,10 +125,16 @@ def conduct(folder: Path, fault: Fault = Fault(), *, acknowledgements: Path | No
         with suppress(ProcessLookupError):
             os.kill(child, signal.SIGKILL)
     _, status = os.waitpid(child, 0)
-    told = heard.read_text(encoding="utf-8").splitlines() if heard.exists() else []
+    told = [(at - begun, fact) for at, fact in _heard(heard)[before:]]
     said = errors.read_text(encoding="utf-8") if errors.exists() else ""
     errors.unlink(missing_ok=True)
-    return Ended(os.waitstatus_to_exitcode(status), time.monotonic() - begun, said, told[before:])
+    return Ended(os.waitstatus_to_exitcode(status), time.monotonic() - begun, said, told)
+
+
+def _heard(notes: Path) -> list[tuple[float, str]]:
+    """What was told so far, each with its moment on the monotonic clock, which all processes share."""
+    lines = notes.read_text(encoding="utf-8").splitlines() if notes.exists() else []
+    return [(float(at), fact) for at, _, fact in (line.partition(" ") for line in lines)]
 
 
 def _in_child(folder: Path, fault: Fault, heard: Path, errors: Path) -> None:
@@ -145,14 +170,14 @@ def _carry_out(folder: Path, fault: Fault, heard: Path) -> int:
         if kind == "gate":
             gate[0] = event.id
         words = {"committed": gate[0], "decision": gate[0], "note": getattr(event, "text", "")}.get(kind, "")
-        os.write(acknowledge, f"{kind} {words}\n".encode())
+        os.write(acknowledge, f"{time.monotonic():.4f} {kind} {words}\n".encode())
 
     run = open_sound(folder)
     with told_when_full(folder), locked(run):
         for words in mend(run):
             tell("note", type("Note", (), {"text": words}))
     made = Plan.read(load_yaml(folder / "plan.yaml"), "plan.yaml")
-    supervisor = Supervisor(
+    conducting = Supervisor(
         run,
         made,
         approver=lambda gate: _answer(fault.answer, gate),
@@ -161,8 +186,8 @@ def _carry_out(folder: Path, fault: Fault, heard: Path) -> int:
         patience=fault.patience,
     )
     if fault.window is not None:
-        supervisor.contract = supervisor.contract.model_copy(update={"response_window_sec": fault.window})
-    supervisor.conduct()
+        conducting.contract = conducting.contract.model_copy(update={"response_window_sec": fault.window})
+    conducting.conduct()
     return 0
 
 
@@ -227,3 +252,14 @@ def finish(folder: Path, acknowledged: list[str], like: dict[str, dict[str, str]
     assert ended.code == 0, ended.said
     check_finished(folder, [*acknowledged, *ended.acknowledged], like)
     return ended
+
+
+if __name__ == "__main__":  # in a process of its own, whose environment lies
+    import pickle
+    import select
+
+    import trial
+
+    time.sleep = lambda seconds: select.select([], [], [], seconds)  # type: ignore[assignment]  # libfaketime breaks it
+    asked: Any = pickle.load(sys.stdin.buffer)  # noqa: S301 - our own
+    sys.stdout.buffer.write(pickle.dumps(trial.conduct(Path(sys.argv[1]), asked)))

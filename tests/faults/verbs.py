@@ -213,9 +213,9 @@ def _carry_out_no(folder: Path) -> None:
     from scaler_wizard.safe_yaml import load_yaml
     from scaler_wizard.supervisor import Stopped, Supervisor
 
-    run = open_sound(list_runs(folder / "runs")[0])
-    if run.status == "stopped":
-        return
+    with run_in(folder) as run:
+        if run.status == "stopped":
+            return
     plan = Plan.read(load_yaml(run.folder / "plan.yaml"), "plan.yaml")
     try:
         Supervisor(run, plan, approver=lambda _: None, tell=lambda *_: None, command=trial.WORKER).conduct()
