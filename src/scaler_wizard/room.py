@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from scaler_wizard.errors import ScalerError, Waiting
+from scaler_wizard.errors import Waiting
 
 BALLAST_BYTES = 256 * 1024
 """Enough for the journal to write down a pause."""
@@ -21,10 +21,6 @@ REFUSED = (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR_WRITE, sqlite3.SQLITE_IOERR
 
 class NoRoom(Waiting):
     """The disk is full, or would be; nothing is lost, and the run goes on when there is room."""
-
-
-class Full(ScalerError):
-    """The disk is full, or would be, where no run waits: nothing was written."""
 
 
 def require(folder: Path, need: int, what: str) -> None:

@@ -17,13 +17,13 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any, TextIO
 
-from scaler_wizard.errors import ScalerError
+from scaler_wizard.errors import Full, ScalerError
 from scaler_wizard.events import Done, Failed, Note, Progress, Step, WorkerEvent
 from scaler_wizard.failpoints import reach
 from scaler_wizard.metrics import Measurement
 from scaler_wizard.phases import Change, Extend, Grow, Train
 from scaler_wizard.record import to_json
-from scaler_wizard.room import Full, NoRoom
+from scaler_wizard.room import NoRoom
 from scaler_wizard.task import Task
 from scaler_wizard.untrusted.folder import stage
 

@@ -1,6 +1,6 @@
 """The exact k-th largest magnitude of a whole tensor without sorting it.
 
-A sample of 64K numbers brackets the k-th largest by three standard errors; one pass counts what lies above the bracket
+A sample of 64K numbers brackets the k-th largest by two standard errors; one pass counts what lies above the bracket
 and keeps the few numbers inside, among which the k-th is found. A bracket that turns out wrong tells on which side to
 look next, so that ties and uneven tensors cost a pass more, never a wrong answer.
 """
@@ -16,7 +16,7 @@ import numpy as np
 
 from scaler_wizard.weights.evaluate import Array
 
-ERRORS = 3.0  # standard errors of a sampled share: a bracket misses in 3 of 1000 tensors, and a pass more is made
+ERRORS = 2.0  # standard errors of a sampled share: a bracket misses in 5 of 100 tensors, and a pass more is made
 Each = Callable[[Callable[[list[Array]], "list[Count]"]], Iterator["list[Count]"]]
 """Begins a pass: what a function says of each chunk of all tensors."""
 

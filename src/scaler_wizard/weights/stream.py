@@ -24,9 +24,9 @@ import numpy as np
 from blake3 import blake3
 
 from scaler_wizard.architecture import ITEM_BYTES, Tensor
+from scaler_wizard.errors import Full
 from scaler_wizard.failpoints import reach
 from scaler_wizard.files import sync
-from scaler_wizard.room import Full
 from scaler_wizard.weights.evaluate import RAW, Source, chunks, clip, read_exactly
 from scaler_wizard.weights.expressions import (
     Blend,
@@ -43,7 +43,7 @@ from scaler_wizard.weights.sharing import share_out
 
 COPY_BYTES = 2**20
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # malloc.h
-KEPT_BYTES = 2**19
+TRIMMED_BYTES, MAPPED_BYTES = 2 * 2**20, 2**20  # more of either was no quicker, and costs as much memory
 SHARED_BYTES = 16 * 2**20
 """Bytes to compute from which forking pays (it takes some milliseconds)."""
 SHARD_BYTES = 5 * 10**9
@@ -139,8 +139,8 @@ def keep_freed_memory() -> None:
     time."""
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:
-        mallopt(M_TRIM_THRESHOLD, KEPT_BYTES)
-        mallopt(M_MMAP_THRESHOLD, KEPT_BYTES)
+        mallopt(M_TRIM_THRESHOLD, TRIMMED_BYTES)
+        mallopt(M_MMAP_THRESHOLD, MAPPED_BYTES)
 
 
 # -- layout ---------------------------------------------------------------------------------------------------------
