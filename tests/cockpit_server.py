@@ -67,7 +67,7 @@ class Served:
 
     def raw(self, method: str, path: str, headers: Mapping[str, str], body: Any = None) -> Answer:
         """Exactly these headers."""
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=20)
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
         try:
             connection.putrequest(method, path, skip_host=True, skip_accept_encoding=True)
             sent = body if isinstance(body, bytes) else b"" if body is None else json.dumps(body).encode()
@@ -83,7 +83,7 @@ class Served:
     @contextmanager
     def stream(self, path: str, headers: Mapping[str, str] = {}) -> Iterator[Iterator[dict[str, Any]]]:
         """Server-sent events, as {"id": ..., "event": ..., "data": ...}."""
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=10)
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
         own = {"Host": self.host, "Cookie": f"{COOKIE}={self.session}", "Sec-Fetch-Site": "same-origin"}
         connection.request("GET", path, headers={**own, **headers})
         answer = connection.getresponse()

@@ -444,7 +444,7 @@ def damage(place: Path, *, count: int, seed: int, before: Callable[[], None] | N
     chance, result = random.Random(seed), Result("flipped bits and cut files")
     like, stopped = expected(place / "reference"), _half_done(place / "half")
     for number in range(count):
-        folder = _copy(stopped, place / f"damaged-{number}")
+        folder = copy(stopped, place / f"damaged-{number}")
         kind = KINDS[number % len(KINDS)]
         file = chance.choice(sorted(folder.glob(kind)))
         what = _harm(file, chance)
@@ -462,8 +462,8 @@ def _half_done(place: Path) -> Path:
     return folder
 
 
-def _copy(folder: Path, place: Path) -> Path:
-    """The run folder again, with links kept between its checkpoints."""
+def copy(folder: Path, place: Path) -> Path:
+    """A folder again, with links kept between the checkpoints in it."""
     subprocess.run(["cp", "-a", str(folder), str(place)], check=True)
     return place
 

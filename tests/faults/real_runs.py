@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import random
 import signal
 import subprocess
@@ -24,7 +25,8 @@ heal: {tokens: 2M, window: 128, learning_rate: 1e-4, control: false}
 measure: {windows: 2, needles: 1}
 limits: {threads: 1}
 """
-PATIENCE_SECONDS = 240
+PATIENCE_SECONDS = 900
+"""On a machine on which ten others compute, a phase takes minutes."""
 HEAL = "002-heal"
 
 
@@ -32,7 +34,9 @@ def command(*arguments: str | Path) -> subprocess.Popen[bytes]:
     """A `scaler` command that goes on while somebody looks at its run."""
     words = [sys.executable, "-m", "scaler_wizard", *map(str, arguments)]
     quiet = subprocess.DEVNULL
-    return subprocess.Popen(words, stdin=quiet, stdout=quiet, stderr=quiet)
+    process = subprocess.Popen(words, stdin=quiet, stdout=quiet, stderr=quiet)
+    atexit.register(process.kill)  # a trial that fails leaves nobody behind
+    return process
 
 
 def wait_for(process: subprocess.Popen[bytes], what: Callable[[], Row | None]) -> Row:

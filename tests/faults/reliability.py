@@ -123,7 +123,7 @@ def resumes(until: str) -> Callable[[Path, float], Result]:
     def do(place: Path, times: float) -> Result:
         import real_runs as module
 
-        return module.resume_training(place, count=many(10, times), seed=1, until=until)
+        return module.resume_training(place, count=many(6, times), seed=1, until=until)
 
     return do
 

@@ -19,7 +19,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import trial
-from campaigns import Result
+from campaigns import Result, copy
 from trial import Fault, begin, conduct
 
 from scaler_wizard import failpoints, flight_log
@@ -50,10 +50,8 @@ def kill_in(place: Path, verbs: dict[str, Verb]) -> Result:
     result = Result("kill in rollback, undo, tidy, export, merge ...")
     for name, verb in verbs.items():
         for point in points(place / name, verb):
-            folder = place / name / point
-            folder.mkdir()
             with result.trial(f"{name}, {point}"):
-                _fork(partial(verb.prepare, folder))
+                folder = copy(place / name / "prepared", place / name / point)
                 assert _fork(partial(verb.do, folder), f"{point}=kill") == -signal.SIGKILL
                 _fork(partial(verb.do, folder))
                 _fork(partial(verb.check, folder))
@@ -62,10 +60,11 @@ def kill_in(place: Path, verbs: dict[str, Verb]) -> Result:
 
 
 def points(place: Path, verb: Verb) -> list[str]:
-    """Every point that a verb reaches."""
-    folder, trace = place / "traced", place / "points"
-    folder.mkdir(parents=True)
-    _fork(partial(verb.prepare, folder))
+    """Every point that a verb reaches; what it works on stays in `place`, as prepared."""
+    prepared, trace = place / "prepared", place / "points"
+    prepared.mkdir(parents=True)
+    _fork(partial(verb.prepare, prepared))
+    folder = copy(prepared, place / "traced")
     _fork(partial(verb.do, folder), f"*=trace:{trace}")
     _fork(partial(verb.check, folder))
     return list(dict.fromkeys(trace.read_text(encoding="utf-8").split()))
@@ -78,7 +77,7 @@ def _fork(do: Callable[[], Any], failpoint: str = "") -> int:
     if child == 0:
         try:
             signal.signal(signal.SIGALRM, signal.SIG_DFL)
-            signal.alarm(60)
+            signal.alarm(300)  # a hang, on a machine however busy
             failpoints.arm(failpoint)
             do()
             os._exit(0)

@@ -95,7 +95,7 @@ def _add(folder: Path) -> None:
 
 def _some(port: int, run_id: str, after: int, count: int) -> list[int]:
     """The next few numbers of the stream, then hang up in the middle."""
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
     with closing(connection):
         headers = {"Host": f"127.0.0.1:{port}", "Authorization": f"Bearer {TOKEN}", "Last-Event-ID": str(after)}
         connection.request("GET", f"/api/runs/{run_id}/events", headers=headers)
