@@ -70,24 +70,26 @@ def serve(runs: Path, port: Any, token: Any, end: Event) -> None:
         end.wait()
 
 
-def watch(port: int, token: str, run_id: str, on: Event, end: Event) -> None:
-    """CLIENTS readers that are connected while `on` is set."""
-    asyncio.run(_watch(port, token, run_id, on, end))
+def watch(port: int, token: str, folder: Path, heard: Any, on: Event, end: Event) -> None:
+    """CLIENTS readers that are connected while `on` is set; `heard` counts the events that reached them."""
+    asyncio.run(_watch(port, token, folder, heard, on, end))
 
 
-async def _watch(port: int, token: str, run_id: str, on: Event, end: Event) -> None:
+async def _watch(port: int, token: str, folder: Path, heard: Any, on: Event, end: Event) -> None:
+    run = Run(folder)
     while not end.is_set():
         if on.is_set():
-            await asyncio.gather(*(_client(port, token, run_id, on) for _ in range(CLIENTS)))
-        await asyncio.sleep(0.02)
+            newest = run.journal.newest().seq
+            await asyncio.gather(*(_client(port, token, run.id, newest, heard, on) for _ in range(CLIENTS)))
+        await asyncio.sleep(0.2)
 
 
-async def _client(port: int, token: str, run_id: str, on: Event) -> None:
+async def _client(port: int, token: str, run_id: str, newest: int, heard: Any, on: Event) -> None:
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
-    words = f"GET /api/runs/{run_id}/events?after=1000000000 HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\n"
+    words = f"GET /api/runs/{run_id}/events?after={newest} HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\n"
     writer.write(f"{words}Authorization: Bearer {token}\r\n\r\n".encode())
-    while on.is_set() and await reader.read(65536):
-        continue
+    while on.is_set() and (told := await reader.read(65536)):
+        heard.value += told.count(b"id: ")
     writer.close()
 
 
@@ -99,15 +101,18 @@ class Look:
     cpu_per_step: float
     server_share: float
     """Processor seconds of the server a second."""
+    heard: float
+    """Events a second that reached a client."""
 
 
-def look(steps: Any, cpu: Any, server: psutil.Process) -> Look:
+def look(steps: Any, cpu: Any, heard: Any, server: psutil.Process) -> Look:
     """Measure SECONDS, after a moment in which the change settles."""
     time.sleep(WARM_SECONDS)
-    before, begun = (steps.value, cpu.value, sum(server.cpu_times()[:2])), time.monotonic()
+    before, begun = (steps.value, cpu.value, heard.value, sum(server.cpu_times()[:2])), time.monotonic()
     time.sleep(SECONDS)
     passed, made = time.monotonic() - begun, steps.value - before[0]
-    return Look(made / passed, (cpu.value - before[1]) / made, (sum(server.cpu_times()[:2]) - before[2]) / passed)
+    served, told = sum(server.cpu_times()[:2]) - before[3], heard.value - before[2]
+    return Look(made / passed, (cpu.value - before[1]) / made, served / passed, told / CLIENTS / passed)
 
 
 def interval(ratios: list[float]) -> dict[str, float]:
@@ -121,7 +126,7 @@ def measure(threads: int, rounds: int) -> dict[str, Any]:
     """Pairs of stretches, watched and not, in an order that is drawn."""
     with tempfile.TemporaryDirectory() as scratch:
         run = make_run(Path(scratch) / "runs", committed=1, gate=False)
-        steps, cpu, port = (multiprocessing.Value(kind, 0) for kind in ("q", "d", "i"))
+        steps, cpu, port, heard = (multiprocessing.Value(kind, 0) for kind in ("q", "d", "i", "q"))
         token, on, end = multiprocessing.Array("c", 64), multiprocessing.Event(), multiprocessing.Event()
         trainer = multiprocessing.Process(target=train, args=(run.folder, threads, steps, cpu, end), daemon=True)
         server = multiprocessing.Process(target=serve, args=(run.folder.parent, port, token, end), daemon=True)
@@ -129,7 +134,7 @@ def measure(threads: int, rounds: int) -> dict[str, Any]:
         server.start()
         while steps.value < 20 or not port.value:
             time.sleep(0.1)
-        watching = (port.value, token.value.decode(), run.id, on, end)
+        watching = (port.value, token.value.decode(), run.folder, heard, on, end)
         watcher = multiprocessing.Process(target=watch, args=watching, daemon=True)
         watcher.start()
         pairs, seen, draw = [], psutil.Process(server.pid), random.Random(0)
@@ -137,7 +142,7 @@ def measure(threads: int, rounds: int) -> dict[str, Any]:
             found = {}
             for watched in draw.sample([False, True], 2):
                 (on.set if watched else on.clear)()
-                found[watched] = look(steps, cpu, seen)
+                found[watched] = look(steps, cpu, heard, seen)
             pairs.append((found[False], found[True]))
         end.set()
         trainer.join(10)
@@ -147,6 +152,7 @@ def measure(threads: int, rounds: int) -> dict[str, Any]:
         "steps_per_second_alone": round(float(np.mean([alone.steps_per_second for alone, _ in pairs])), 2),
         "speed_watched_over_alone": interval([two.steps_per_second / one.steps_per_second for one, two in pairs]),
         "cpu_a_step_watched_over_alone": interval([two.cpu_per_step / one.cpu_per_step for one, two in pairs]),
+        "events_a_second_heard": round(float(np.mean([two.heard for _, two in pairs])), 2),
         "server_cores_watched": round(float(np.mean([two.server_share for _, two in pairs])), 4),
         "server_cores_idle": round(float(np.mean([one.server_share for one, _ in pairs])), 4),
     }

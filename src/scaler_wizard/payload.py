@@ -6,7 +6,8 @@ import json
 import math
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
-from functools import cache
+from functools import cache, lru_cache
+from pathlib import Path
 from typing import Any
 from uuid import UUID
 
@@ -27,7 +28,7 @@ WINDOW = 10
 def cockpit(run: Run) -> Cockpit:
     """Where the run stands now; unknown is null."""
     begun, gate = run.last("phase_started"), run.open_gate()
-    signed = read_signed(load_yaml(run.folder / "contract.yaml"))
+    signed = _signed(run.folder / "contract.yaml")
     found = Cockpit(
         run_id=UUID(run.journal.get("uuid")),
         timestamp=datetime.now(UTC),
@@ -153,6 +154,16 @@ def _vram_total(run: Run) -> float | None:
 
     total = detect(run.folder).vram_bytes
     return None if total is None else total / GIB
+
+
+def _signed(file: Path) -> SignedContract:
+    return _read_contract(file, file.stat().st_mtime_ns if file.is_file() else 0)
+
+
+@lru_cache(maxsize=64)
+def _read_contract(file: Path, changed_ns: int) -> SignedContract:
+    """Once for each change: a page that is watched asks every second."""
+    return read_signed(load_yaml(file))
 
 
 def _contract(run: Run, signed: SignedContract, gate: Row | None) -> ContractState:

@@ -26,7 +26,7 @@ from scaler_wizard.record import explicit, to_json
 from scaler_wizard.run import Run, list_runs
 from scaler_wizard.server import steer
 from scaler_wizard.server.begin import Shop, contract_view, plan_view, recipe_fields
-from scaler_wizard.server.feed import Feed, Feeds, server_sent, socket_text
+from scaler_wizard.server.feed import Feed, Feeds, socket_text
 from scaler_wizard.server.foresee import Foresight
 from scaler_wizard.server.glance import detail, difference, fusion, row
 from scaler_wizard.server.guard import COOKIE, SESSION_SECONDS, Guard, Keys
@@ -318,10 +318,10 @@ def _add_streams(app: FastAPI, place: Place, feeds: Feeds) -> None:
         last = request.headers.get("last-event-id", "")
         begin = int(last) if re.fullmatch(r"\d{1,15}", last) else after
 
-        async def stream() -> AsyncIterator[str]:
-            yield "retry: 500\n\n"
-            async for items in feed.follow(begin):
-                yield "".join(map(server_sent, items))
+        async def stream() -> AsyncIterator[bytes]:
+            yield b"retry: 500\n\n"
+            async for batch in feed.follow(begin):
+                yield batch.server_sent
 
         return StreamingResponse(stream(), media_type="text/event-stream")
 
@@ -342,9 +342,9 @@ def _add_streams(app: FastAPI, place: Place, feeds: Feeds) -> None:
 
 
 async def _tell(connection: WebSocket, feed: Feed, after: int) -> None:
-    async for items in feed.follow(after):
+    async for batch in feed.follow(after):
         try:
-            for item in items:
+            for item in batch.items:
                 await connection.send_text(socket_text(item))
         except WebSocketDisconnect:
             return

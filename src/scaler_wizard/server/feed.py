@@ -1,7 +1,8 @@
 """The event stream of a run: one reader of its journal for all browsers, each of which resumes where it stopped.
 
 Frames carry the journal's own sequence numbers, so there are no gaps and no duplicates after a reconnect. Beside them
-go snapshots of the cockpit's payload, thinned, which carry no number: only the newest one matters.
+go snapshots of the cockpit's payload, thinned, which carry no number: only the newest one matters. What comes between
+two looks is one batch, encoded once and sent to everybody in one piece: beside a training, every send counts.
 """
 
 from __future__ import annotations
@@ -13,23 +14,42 @@ import sqlite3
 import time
 from collections import deque
 from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
+from functools import cached_property
 from itertools import takewhile
 from pathlib import Path
 
 from scaler_wizard.record import to_json
 
-LOOK_SECONDS = 0.04
+LOOK_SECONDS = 0.125
+"""Of the fifth of a second that an event may take to the screen; the rest is the browser's."""
 SNAPSHOT_SECONDS = 1.0
 HEARTBEAT_SECONDS = 10.0
 KEPT = 4096
-GATHER_SECONDS = 0.1
 FREQUENT = {"step", "usage", "evaluated"}
-"""Kinds that come many times a second: they are gathered a moment, and the snapshot waits for its turn. Any other kind
-is passed on, and has a snapshot made, at once."""
+"""Kinds that come many times a second: the snapshot waits for its turn. Any other kind has one made at once."""
 AT_ONCE = 500
 
 Item = tuple[int | None, str]
 """Sequence number and JSON; None is a snapshot."""
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What is passed on in one piece; none of both is a heartbeat."""
+
+    frames: tuple[tuple[int, str], ...] = ()
+    snapshot: str = ""
+
+    @property
+    def items(self) -> tuple[Item, ...]:
+        """Events in order, then the snapshot."""
+        return (*self.frames, (None, self.snapshot)) if self.snapshot or not self.frames else self.frames
+
+    @cached_property
+    def server_sent(self) -> bytes:
+        """As server-sent events; the same bytes for all who get this batch."""
+        return "".join(map(server_sent, self.items)).encode()
 
 
 class Feed:
@@ -41,7 +61,7 @@ class Feed:
         self._newest = 0
         self._changed = asyncio.Event()
         self._shown = ""
-        self._turn = 0
+        self._batch, self._before, self._turn = Batch(), 0, 0
         self._task: asyncio.Task[None] | None = None
         self._listeners = 0
         self._ended = False
@@ -49,27 +69,33 @@ class Feed:
     def end(self) -> None:
         """Let every listener go: the server stops."""
         self._ended = True
-        self._wake()
+        self._changed.set()
 
-    async def follow(self, after: int) -> AsyncIterator[list[Item]]:
-        """Everything after a sequence number, then what comes, some at a time; a heartbeat is an empty text."""
+    async def follow(self, after: int) -> AsyncIterator[Batch]:
+        """Everything after a sequence number, then what comes."""
         self._listeners += 1
         if self._task is None:
             self._task = asyncio.create_task(self._read())
         try:
-            turn, spoke = -1, True
+            turn: int | None = None
+            shown = ""
             while not self._ended:
                 changed = self._changed
-                if not spoke:
-                    yield [(None, "")]
-                spoke = False
+                if turn == self._turn:
+                    await changed.wait()
+                    continue
+                stood, batch, turn = turn is not None, self._batch, self._turn
+                if stood and after == self._before:
+                    after = batch.frames[-1][0] if batch.frames else after
+                    shown = batch.snapshot or shown
+                    yield batch
+                    continue
                 while found := await self._since(after):
-                    after, spoke = found[-1][0], True
-                    yield list(found)
-                if turn != self._turn and self._shown:
-                    turn, spoke = self._turn, True
-                    yield [(None, self._shown)]
-                await changed.wait()
+                    after = found[-1][0]
+                    yield Batch(tuple(found))
+                if shown != self._shown:
+                    shown = self._shown
+                    yield Batch(snapshot=shown)
         finally:
             self._listeners -= 1
             if self._listeners == 0 and self._task is not None:
@@ -94,42 +120,47 @@ class Feed:
         """Look at the journal's version often; read only when it has changed."""
         database = _open(self._file)
         version, urgent, looked, told = -1, True, 0.0, 0.0
-        waiting: set[str] = set()
         self._newest = int(database.execute("SELECT coalesce(max(seq), 0) FROM events").fetchone()[0])
         self._frames.clear()
         try:
             while True:
-                now = time.monotonic()
-                found = int(database.execute("PRAGMA data_version").fetchone()[0])
-                if found != version:
+                now, before, frames, shown = time.monotonic(), self._newest, [], ""
+                if (found := database.execute("PRAGMA data_version").fetchone()[0]) != version:
                     version = found
-                    waiting |= self._take(database)
-                if waiting and (now - told >= GATHER_SECONDS or not waiting <= FREQUENT):
-                    urgent, told = urgent or not waiting <= FREQUENT, now
-                    waiting = set()
-                    self._wake()
-                elif now - told >= HEARTBEAT_SECONDS:
-                    told = now
-                    self._wake()
+                    frames, kinds = self._take(database)
+                    urgent = urgent or not kinds <= FREQUENT
                 if urgent or now - looked >= SNAPSHOT_SECONDS:
                     urgent, looked = False, now
-                    shown = await asyncio.to_thread(self._snapshot)
-                    if _lasting(shown) != _lasting(self._shown):
-                        self._shown, self._turn = shown, self._turn + 1
-                        self._wake()
+                    shown = await self._look()
+                if frames or shown or now - told >= HEARTBEAT_SECONDS:
+                    told = now
+                    self._pass_on(Batch(tuple(frames), shown), before)
                 await asyncio.sleep(LOOK_SECONDS)
         finally:
             database.close()
 
-    def _take(self, database: sqlite3.Connection) -> set[str]:
+    def _take(self, database: sqlite3.Connection) -> tuple[list[tuple[int, str]], set[str]]:
+        taken: list[tuple[int, str]] = []
         kinds: set[str] = set()
         while rows := database.execute(_QUERY, (self._newest, AT_ONCE)).fetchall():
-            self._frames.extend((row[0], _frame(row)) for row in rows)
+            taken += [(row[0], _frame(row)) for row in rows]
             self._newest = rows[-1][0]
             kinds |= {row[3] for row in rows}
-        return kinds
+        self._frames.extend(taken)
+        return taken, kinds
 
-    def _wake(self) -> None:
+    async def _look(self) -> str:
+        """A snapshot where it says something new; empty where it does not."""
+        shown = await asyncio.to_thread(self._snapshot)
+        if _lasting(shown) == _lasting(self._shown):
+            return ""
+        self._shown = shown
+        return shown
+
+    def _pass_on(self, batch: Batch, before: int) -> None:
+        """To all who stand at `before`; the others see that they missed something."""
+        self._batch, self._before = batch, before
+        self._turn += 1
         self._changed.set()
         self._changed = asyncio.Event()
 
