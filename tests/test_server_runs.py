@@ -28,6 +28,7 @@ from scaler_wizard.models import resolve
 from scaler_wizard.payload import check, cockpit
 from scaler_wizard.plan import load_plan, make_plan
 from scaler_wizard.recipe import Recipe, find_recipe, shipped_recipes
+from scaler_wizard.recovery import rebuild
 from scaler_wizard.run import Run, locked
 from scaler_wizard.safe_yaml import load_yaml
 from scaler_wizard.server import uploads
@@ -289,6 +290,15 @@ def test_more_events_than_are_read_at_once_arrive_all(server: Served, run: Run) 
                 run.journal.add("step", step_event(number), durable=False)
         seen = [int(event["id"]) for event in islice((one for one in events if "id" in one), 1200)]
     assert seen == list(range(last + 1, last + 1201))
+
+
+def test_the_stream_goes_on_after_a_repair_of_the_journal(server: Served, run: Run) -> None:
+    last = run.journal.newest().seq
+    with server.stream(f"/api/runs/{run.id}/events?after={last}") as events:
+        next(events)  # the snapshot: from here on the journal is watched
+        run.reopen(lambda: rebuild(run.folder))
+        added = run.journal.add("note", {"text": "It was repaired."})
+        assert next(int(event["id"]) for event in events if "id" in event) == added
 
 
 def test_the_socket_tells_the_same_as_the_stream(server: Served, run: Run) -> None:

@@ -118,13 +118,16 @@ class Feed:
 
     async def _read(self) -> None:
         """Look at the journal's version often; read only when it has changed."""
-        database = _open(self._file)
+        database, file = _open(self._file), _number(self._file)
         version, urgent, looked, told = -1, True, 0.0, 0.0
         self._newest = int(database.execute("SELECT coalesce(max(seq), 0) FROM events").fetchone()[0])
         self._frames.clear()
         try:
             while True:
                 now, before, frames, shown = time.monotonic(), self._newest, [], ""
+                if now - looked >= SNAPSHOT_SECONDS and _number(self._file) not in (file, None):
+                    database.close()  # a repair has put a new journal in the place of a damaged one
+                    database, file, version = _open(self._file), _number(self._file), -1
                 if (found := database.execute("PRAGMA data_version").fetchone()[0]) != version:
                     version = found
                     frames, kinds = self._take(database)
@@ -188,6 +191,14 @@ _QUERY = "SELECT seq, time, phase, kind, data FROM events WHERE seq > ? ORDER BY
 
 def _open(file: Path) -> sqlite3.Connection:
     return sqlite3.connect(f"{file.as_uri()}?mode=ro", uri=True, timeout=5, check_same_thread=False)
+
+
+def _number(file: Path) -> int | None:
+    """Which file it is; None in the moment in which it is being replaced."""
+    try:
+        return file.stat().st_ino
+    except FileNotFoundError:
+        return None
 
 
 def _lasting(snapshot: str) -> str:
