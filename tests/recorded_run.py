@@ -11,6 +11,7 @@ from blake3 import blake3
 
 from scaler_wizard.architecture import read_architecture
 from scaler_wizard.contract import Contract, sign
+from scaler_wizard.gate import stopped
 from scaler_wizard.hardware import detect
 from scaler_wizard.metrics import Bucket, Interval, Measurement, NeedleCell
 from scaler_wizard.models import resolve
@@ -21,9 +22,9 @@ from scaler_wizard.record import to_json
 from scaler_wizard.run import Run, create
 
 
-def make_run(runs: Path, *, committed: int = 3, gate: bool = True, name: str = "recorded") -> Run:
+def make_run(runs: Path, *, committed: int = 3, gate: bool = True, name: str = "recorded", **wish: Any) -> Run:
     """A run with `committed` phases behind it and, if wished, the gate of the next one open."""
-    plan = a_plan(runs, name)
+    plan = a_plan(runs, name, **wish)
     signed = sign(Contract(), "Ada", now=datetime.now(UTC))
     runs.mkdir(parents=True, exist_ok=True)
     run = create(runs, to_yaml(plan), signed, name=name, identity=plan.identity(), now=datetime.now(UTC))
@@ -58,9 +59,9 @@ TRAINED = {
 """What a training with adapters leaves in the evidence."""
 
 
-def a_plan(runs: Path, name: str = "planned") -> Plan:
-    """A plan that grows both ways."""
-    recipe = Recipe(model="embedded", parameters="1.5x", context="4x", name=name)
+def a_plan(runs: Path, name: str = "planned", **wish: Any) -> Plan:
+    """A plan that grows both ways, and does what else is wished."""
+    recipe = Recipe.read({"model": "embedded", "parameters": "1.5x", "context": "4x", "name": name, **wish}, "recipe")
     source = resolve("embedded")
     return make_plan(recipe, source, read_architecture(source.folder), detect(runs))
 
@@ -75,12 +76,28 @@ def _attempt(run: Run, slug: str, stage: str) -> None:
     (run.staging / "phase.txt").write_text(slug, encoding="utf-8")
 
 
-def open_gate(run: Run, slug: str, sentence: str, **more: Any) -> dict[str, Any]:
+def stop_training(run: Run) -> dict[str, Any]:
+    """What a tripped breaker leaves: training events, a telegram, and a gate that offers the last good step."""
+    slug = run.last("phase_started").data["slug"]  # type: ignore[union-attr]
+    train(run, slug, steps=20)
+    sentence = "Perplexity rises 30% per evaluation; the limit is 15%."
+    told = {"kind": "telegram", "cause": "slope", "step": 20, "value": 0.3, "limit": 0.15, "hard": True}
+    run.journal.add("telegram", {**told, "sentence": sentence}, phase=slug)
+    stop = {"cause": "slope", "step": 20, "steps": 40, "value": 0.3, "limit": 0.15, "sentence": sentence}
+    evidence = {"stopped": {**stop, "evaluations": [[10, 3.06], [20, 3.4]], "kept": 10, "snapshot": "grown-10.pt"}}
+    verdict = stopped(sentence, step=20, steps=40, kept=10)
+    digest = blake3(to_json(evidence).encode()).hexdigest()
+    gate = {"gate": "gate-stop", "phase": slug, "sentence": verdict.sentence, "verdict": verdict.model_dump()}
+    run.journal.add("gate", {**gate, "evidence": evidence, "evidence_hash": digest}, phase=slug)
+    return {**gate, "evidence_hash": digest}
+
+
+def open_gate(run: Run, slug: str, sentence: str, *, action: str = "ask", **more: Any) -> dict[str, Any]:
     """Open a gate on a made-up measurement."""
     evidence = {**more, "measurement": measurement(rise=0.03).model_dump(mode="python")}
     digest = blake3(to_json(evidence).encode()).hexdigest()
     reason = "loss on short text rose by 0.087 nats per token; the limit is 0.05"
-    verdict = {"action": "ask", "sentence": sentence[:120], "reasons": (reason,)}
+    verdict = {"action": action, "sentence": sentence[:120], "reasons": () if action == "pass" else (reason,)}
     gate = {"gate": f"gate-{slug[:3]}", "phase": slug, "sentence": sentence[:120], "verdict": verdict}
     run.journal.add("gate", {**gate, "evidence": evidence, "evidence_hash": digest}, phase=slug)
     return {**gate, "evidence": evidence, "evidence_hash": digest}

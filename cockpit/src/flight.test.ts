@@ -28,4 +28,5 @@ test("the log keeps what a person wants to read, and not for ever", () => {
 test("a gate outside its limits is critical, one inside them is not", () => {
   const gate = (action: string) => frame(1, "gate", { sentence: "s", verdict: { action } });
   expect([sayable(gate("ask"))?.level, sayable(gate("pass"))?.level]).toEqual(["critical", "warn"]);
+  expect(sayable(gate("pass"))?.aloud).toBe(true); // a person is asked there as well
 });

@@ -4,7 +4,7 @@ import type { Frame } from "./generated/wire";
 export type Point = { x: number; y: number | null };
 export type Curves = Record<"grown" | "control", { loss: Point[]; evaluated: Point[] }>;
 export type Usage = { ram_bytes: number; cpu_percent: number | null; share: number | null; doing: string; seconds_left: number | null };
-export type Said = { sentence: string; time: number; level: "critical" | "warn" | "info"; seq: number; kind: string };
+export type Said = { sentence: string; time: number; level: "critical" | "warn" | "info"; seq: number; kind: string; /** Spoken whatever its level. */ aloud?: boolean };
 
 export type Flight = {
   seq: number;
@@ -74,7 +74,7 @@ export function sayable(frame: Frame): Said | null {
     case "telegram":
       return said(data.hard ? "critical" : "warn", data.sentence ?? "");
     case "gate":
-      return said(data.verdict?.action === "pass" ? "warn" : "critical", data.sentence ?? "");
+      return data.verdict?.action === "pass" ? { ...said("warn", data.sentence ?? ""), aloud: true } : said("critical", data.sentence ?? "");
     case "note":
       return said("info", data.text ?? "");
     case "commanded":

@@ -8,6 +8,8 @@ const TONE: Record<Level, { rate: number; pitch: number }> = {
   critical: { rate: 0.9, pitch: 0.92 },
 };
 const STUCK_MS = 15_000;
+/** eSpeak calls Mandarin by its own code. */
+const CODES: Record<Language, readonly string[]> = { en: ["en"], pt: ["pt"], es: ["es"], fr: ["fr"], de: ["de"], zh: ["zh", "cmn"] };
 
 /** Browsers load their voices late; false after a while means that there is none for this language. */
 export async function canSpeak(language: Language, wait = 1500): Promise<boolean> {
@@ -22,7 +24,7 @@ export async function canSpeak(language: Language, wait = 1500): Promise<boolean
 }
 
 function voiceFor(speech: SpeechSynthesis, language: Language): SpeechSynthesisVoice | undefined {
-  const fitting = speech.getVoices().filter((voice) => voice.lang.toLowerCase().startsWith(language));
+  const fitting = speech.getVoices().filter((voice) => CODES[language].includes(voice.lang.toLowerCase().split(/[-_]/)[0] ?? ""));
   return fitting.find((voice) => voice.localService) ?? fitting[0];
 }
 

@@ -18,20 +18,25 @@ from recorded_run import make_run
 from scaler_wizard.run import Run
 
 if TYPE_CHECKING:
-    from playwright.sync_api import Browser, BrowserContext, Page
+    from playwright.sync_api import Browser, BrowserContext, BrowserType, Page
 
 
 @pytest.fixture(scope="session")
-def browser() -> Iterator[Browser]:
+def chromium() -> Iterator[BrowserType]:
     from playwright.sync_api import sync_playwright
 
     assert CHROMIUM, "no Chromium here: apt-get install chromium"
     assert AXE.exists(), "axe-core is not here: npm ci in cockpit/"
     with sync_playwright() as started:
-        rebinding = "--host-resolver-rules=MAP rebind.example 127.0.0.1, MAP evil.example 127.0.0.1"
-        opened = started.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", rebinding])
-        yield opened
-        opened.close()
+        yield started.chromium
+
+
+@pytest.fixture(scope="session")
+def browser(chromium: BrowserType) -> Iterator[Browser]:
+    rebinding = "--host-resolver-rules=MAP rebind.example 127.0.0.1, MAP evil.example 127.0.0.1"
+    opened = chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", rebinding])
+    yield opened
+    opened.close()
 
 
 @pytest.fixture

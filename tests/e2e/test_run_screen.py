@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import json
+import shutil
 import time
 from collections.abc import Callable
+from pathlib import Path
 from statistics import quantiles
 from typing import Any
 
+import numpy as np
 import pytest
+from safetensors.numpy import load_file, save_file
 
 from cockpit_server import Served, served
-from recorded_run import make_run, step_event
-from scaler_wizard.run import Run
+from recorded_run import make_run, open_gate, step_event, stop_training
+from scaler_wizard.models import resolve
+from scaler_wizard.run import Run, locked
 
 pytestmark = pytest.mark.e2e
 Open = Callable[..., Any]
@@ -75,6 +80,95 @@ def test_a_tripped_breaker_is_told_at_once_and_critically(server: Served, run: R
     assert page.get_by_role("heading", level=1).text_content() == sentence
 
 
+def test_where_the_breaker_stopped_a_person_goes_on_anyway_and_the_answer_names_what_was_seen(
+    run: Run, server: Served, open_page: Open
+) -> None:
+    gate = stop_training(run)
+    with locked(run):  # the process that asks is there and waits
+        run.journal.set("status", "running")
+        page = open_page(server, f"#/run/{run.id}")
+        panel = page.locator(f".gate[data-phase='{gate['phase']}']")
+        panel.get_by_text("Perplexity rises 30% per evaluation").wait_for()
+        panel.locator(".quiet", has_text="only warns").wait_for()  # what going on means is said before
+        panel.get_by_role("button", name="Go on anyway").click()
+        page.get_by_text("Training goes on; the breaker only warns.").first.wait_for()
+    answer = run.decision("gate-stop")
+    assert answer is not None
+    told = {key: answer.data[key] for key in ("action", "how", "evidence_hash")}
+    assert told == {"action": "continue", "how": "cockpit", "evidence_hash": gate["evidence_hash"]}
+
+
+def test_only_where_the_breaker_stopped_can_one_go_on_anyway(server: Served, run: Run, open_page: Open) -> None:
+    page = open_page(server, f"#/run/{run.id}")
+    page.locator(".gate .main").wait_for()
+    assert page.get_by_role("button", name="Go on anyway").count() == 0
+
+
+def test_before_a_merge_each_layer_shows_how_far_the_models_moved(tmp_path: Path, open_page: Open) -> None:
+    other = _moved(tmp_path / "other")
+    models = [{"model": "grown", "weight": 0.5}, {"model": str(other), "weight": 0.5}]
+    wish = {"parameters": None, "heal": False, "merge": {"method": "linear", "models": models}}
+    run = make_run(tmp_path / "runs", name="merging", committed=1, gate=False, **wish)
+    with served(run.folder.parent) as server:
+        page = open_page(server, f"#/run/{run.id}")
+        table = page.get_by_role("group", name="Fusion preview")
+        table.wait_for()
+        layers = table.locator("tbody th").all_text_contents()
+        seen = server.ask("GET", f"/api/runs/{run.id}/fusion").json
+        assert layers == ["outside", "0", "1", "2", "3"]
+        moved = {(cell["layer"], cell["part"]): cell["change"] for cell in seen["cells"]}
+        most = max(moved, key=lambda at: moved[at])
+        assert most == (2, "attention") and moved[most] > 0.05
+        cell = table.locator("tbody tr").nth(3).locator("td").first
+        assert f"({round(100 * moved[most], 1):g}%)" in str(cell.text_content())
+        assert "heat-4" in str(cell.get_attribute("class"))
+        page.get_by_text("how far grown, other moved").wait_for()
+
+
+def _moved(folder: Path) -> Path:
+    """The embedded model with the attention of one block changed."""
+    source = resolve("embedded").folder
+    shutil.copytree(source, folder)
+    tensors = load_file(source / "model.safetensors")
+    noise = np.random.default_rng(0)
+    for name, tensor in tensors.items():
+        if name.startswith("model.layers.2.self_attn."):
+            tensors[name] = tensor + (0.3 * tensor.std() * noise.standard_normal(tensor.shape)).astype(tensor.dtype)
+    save_file(tensors, folder / "model.safetensors", {"format": "pt"})
+    return folder
+
+
+# Every tone that the page plays: its pitches, from the first to the last.
+TONES = """
+    window.tones = [];
+    const play = AudioParam.prototype.setValueCurveAtTime;
+    AudioParam.prototype.setValueCurveAtTime = function (pitches, at, seconds) {
+      window.tones.push({ pitches: [...pitches], seconds });
+      return play.call(this, pitches, at, seconds); };
+"""
+
+
+def test_the_loss_curve_can_be_listened_to_and_a_high_loss_is_a_high_tone(
+    tmp_path: Path, context: Any, open_page: Open
+) -> None:
+    run = make_run(tmp_path / "runs", committed=5, gate=False)
+    context.add_init_script(TONES)
+    with served(run.folder.parent) as server:
+        page = open_page(server, f"#/run/{run.id}")
+        button = page.get_by_role("button", name="Listen")
+        button.click()
+        assert button.is_disabled()  # one at a time
+        (tone,) = page.evaluate("window.tones")
+        rows = run.journal.events(kinds=("step",))
+        losses = [row.data["loss"] for row in rows if row.data["arm"] == "grown"]
+        assert tone["seconds"] == 3 and len(tone["pitches"]) == len(losses)
+        order = sorted(range(len(losses)), key=lambda at: losses[at])
+        pitches = [tone["pitches"][at] for at in order]
+        assert pitches == sorted(pitches) and pitches[0] == 220 and pitches[-1] == 880
+        page.wait_for_timeout(3500)
+        assert button.is_enabled()
+
+
 # The browser's speech is replaced by a recorder: this machine's Chromium may have no voices.
 RECORDER = """
     window.spoken = [];
@@ -124,23 +218,32 @@ def test_a_gate_is_spoken_within_a_second_and_only_where_a_voice_was_asked_for(
 ) -> None:
     context.add_init_script(RECORDER)
     page = open_page(server, f"#/run/{run.id}")
-    telegram = {"kind": "telegram", "cause": "slope", "step": 7, "value": 0.3, "limit": 0.15, "hard": True}
-    words = "Perplexity rises 30% per evaluation; the limit is 15%."
-    run.journal.add("telegram", {**telegram, "sentence": words})
-    page.get_by_role("alert").get_by_text(words).wait_for()
+    slug = run.last("phase_started").data["slug"]  # type: ignore[union-attr]
+
+    def ask(words: str, **verdict: Any) -> float:
+        open_gate(run, slug, words, **verdict)
+        return time.time()
+
+    ask("Growth done: short loss +0.01; approve?")
+    page.get_by_role("alert").get_by_text("short loss +0.01").wait_for()
     assert page.evaluate("window.spoken") == []
     page.get_by_role("button", name="Dismiss").click()
     page.locator("summary", has_text="Settings").click()
     page.get_by_role("switch", name="Voice Speaks").check()
-    sent = time.time()
-    run.journal.add("telegram", {**telegram, "sentence": "Accuracy fell to 20%; the floor is 50%."})
-    page.get_by_role("alert").get_by_text("Accuracy fell").wait_for()
+    sent = ask("Growth done: short loss +0.02; approve?")
+    page.get_by_role("alert").get_by_text("short loss +0.02").wait_for()
     (spoken,) = page.evaluate("window.spoken")
-    assert spoken["text"].startswith("Accuracy fell") and spoken["at"] / 1000 - sent < 1.0
+    assert "short loss" in spoken["text"] and spoken["at"] / 1000 - sent < 1.0
+    page.locator(".subtitle-none").wait_for(state="attached")
+    sent = ask("Growth done: short loss +0.03; approve?", action="pass")  # within every limit, and yet a person answers
+    page.get_by_role("status").get_by_text("short loss +0.03").wait_for()
+    spoken = page.evaluate("window.spoken")[1]
+    assert spoken["at"] / 1000 - sent < 1.0
+    page.locator(".subtitle-none").wait_for(state="attached")
     page.get_by_role("switch", name="Screen reader").check()
-    run.journal.add("telegram", {**telegram, "sentence": "Accuracy fell to 10%; the floor is 50%."})
-    page.get_by_text("Accuracy fell to 10%").first.wait_for()
-    assert len(page.evaluate("window.spoken")) == 1
+    ask("Growth done: short loss +0.04; approve?")
+    page.get_by_text("short loss +0.04").first.wait_for()
+    assert len(page.evaluate("window.spoken")) == 2
 
 
 # Speech recognition, replaced by one that is told what it hears.
@@ -175,6 +278,23 @@ def test_by_voice_a_rollback_needs_its_second_word(server: Served, run: Run, con
     page.evaluate("hear('confirm rollback')")
     page.get_by_text("Rollback complete").first.wait_for()
     assert run.current is not None and before is not None and run.current < before
+
+
+def test_by_voice_a_run_is_paused_and_only_by_the_whole_phrase(
+    server: Served, run: Run, context: Any, open_page: Open
+) -> None:
+    context.add_init_script(EARS)
+    with locked(run):
+        page = open_page(server, f"#/run/{run.id}")
+        page.locator("summary", has_text="Settings").click()
+        page.get_by_role("switch", name="Voice commands").check()
+        page.get_by_text("Say “pause”").wait_for()
+        page.evaluate("hear('do not pause')")
+        page.wait_for_timeout(300)
+        assert not run.journal.get("request")
+        page.evaluate("hear('Pause!')")
+        page.get_by_text("Asked to pause; what is done is kept.").first.wait_for()
+        assert run.journal.get("request") == "pause"
 
 
 def test_a_browser_that_cannot_hear_says_so(server: Served, run: Run, context: Any, open_page: Open) -> None:

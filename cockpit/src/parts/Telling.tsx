@@ -31,7 +31,7 @@ export function useTelling(settings: Settings, words: Words): Telling {
   useSpeech(alerts, happen, words);
 
   const arrive = useCallback((said: Said) => {
-    happen({ kind: "arrive", alert: { id: said.seq, level: said.level, sentence: said.sentence }, now: now() });
+    happen({ kind: "arrive", alert: { id: said.seq, level: said.level, sentence: said.sentence, aloud: said.aloud }, now: now() });
     const { words, notify } = heard.current;
     if (notify && document.hidden && said.level !== "info") putNotice(words.say(said.sentence).text);
   }, []);
