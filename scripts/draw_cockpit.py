@@ -1,7 +1,8 @@
 """Draw every screen of the cockpit into docs/cockpit/, from a folder of runs: python scripts/draw_cockpit.py RUNS
 
-Needs Chromium and Playwright. Shown are the first run that has trained, compared with the second; the rank map of the
-first that has one; and the first gate that waits.
+Needs Chromium and Playwright. Shown are the first run that has trained, compared with the second; the rank map and the
+fusion preview of the first that has them; and the first gate that waits. The pictures in the repository show a whole job
+(1.6x the parameters, 4x the window in two rungs, adapters, a merge with the base) and a run that waits at a gate.
 """
 
 from __future__ import annotations
@@ -41,7 +42,9 @@ def draw(browser: Any, server: Any, runs: list[str]) -> None:
             page.locator(".brand").click()
             page.close()
     _dialog(browser, server, runs[0])
-    for name, selector in (("gate", ".gate"), ("ranks", ".figure:has(.heat):has-text('Rank map')")):
+    parts = {"gate": ".gate", "ranks": ".figure:has(.heat):has-text('Rank map')"}
+    parts["fusion"] = ".figure:has(.heat):has-text('Fusion preview')"
+    for name, selector in parts.items():
         _part(browser, server, name, selector)
 
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import pytest
 from chromium import AXE, PHONE, WIDE, show
 
 from cockpit_server import Served, served
-from recorded_run import make_run
+from recorded_run import make_run, stop_training
 from scaler_wizard.run import Run
 
 pytestmark = pytest.mark.e2e
@@ -18,15 +19,36 @@ THEMES = ("light", "dark")
 RULES = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice"]
 
 
+@dataclass(frozen=True)
+class House:
+    """A server with a run in every state."""
+
+    server: Served
+    gate: Run
+    complete: Run
+    stopped: Run
+    """Its breaker tripped, and it asks whether to go on anyway."""
+    merging: Run
+    """It shows how the models of its merge get on."""
+    moved: Run
+    """It was rolled back, and that can be undone."""
+
+
 @pytest.fixture(scope="module")
-def house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Served, Run, Run]]:
-    """A server with a run at a gate and a run that is complete."""
+def house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
     runs = tmp_path_factory.mktemp("house") / "runs"
+    stopped = make_run(runs, name="stopped", committed=4)
+    stop_training(stopped)
+    models = [{"model": "grown", "weight": 0.7}, {"model": "base", "weight": 0.3}]
+    merge = {"parameters": None, "heal": False, "merge": {"method": "linear", "models": models}}
+    merging = make_run(runs, name="merging", committed=1, gate=False, **merge)
+    moved = make_run(runs, name="moved", gate=False)
+    moved.rollback("000-baseline", who="Ada")
     gate = make_run(runs, name="at-a-gate")
     complete = make_run(runs, name="complete", committed=6, gate=False)
     complete.set_status("completed")
     with served(runs) as found:
-        yield found, gate, complete
+        yield House(found, gate, complete, stopped, merging, moved)
 
 
 @pytest.fixture(scope="module")
@@ -46,8 +68,14 @@ def opened(browser: Any, server: Served, language: str, theme: str, size: dict[s
     return page
 
 
-def states(page: Any, gate: Run, complete: Run) -> Iterator[str]:
+DROP = """text => { const data = new DataTransfer();
+    data.items.add(new File([text], "notes.txt", { type: "text/plain" }));
+    document.querySelector(".drop").dispatchEvent(new DragEvent("drop", { bubbles: true, dataTransfer: data })); }"""
+
+
+def states(page: Any, house: House) -> Iterator[str]:
     """Every screen in every state, one after the other."""
+    gate, complete = house.gate, house.complete
     page.locator(".run-link").first.wait_for()
     yield "runs"
     page.locator(".menu summary").click()
@@ -59,6 +87,9 @@ def states(page: Any, gate: Run, complete: Run) -> Iterator[str]:
     page.locator(".step details summary").first.click()
     page.locator(".foreseen .quiet[lang=en]").wait_for()
     yield "wizard"
+    page.evaluate(DROP, "In the beginning was the word, and it was measured. " * 60)
+    page.locator(".kept").wait_for()
+    yield "wizard with a dropped text"
     page.locator(".cards button").nth(1).click()
     page.locator("input[type=range]").nth(1).fill("0")
     page.locator(".trouble").first.wait_for()
@@ -82,6 +113,15 @@ def states(page: Any, gate: Run, complete: Run) -> Iterator[str]:
     show(page, f"#/run/{complete.id}")
     page.locator(".u-legend").first.wait_for()
     yield "complete"
+    show(page, f"#/run/{house.stopped.id}")
+    page.locator(".gate .row button").nth(1).wait_for()
+    yield "stopped by the breaker, go on anyway"
+    show(page, f"#/run/{house.moved.id}")
+    page.locator(".controls-end button").nth(1).wait_for()
+    yield "rolled back, to be undone"
+    show(page, f"#/run/{house.merging.id}")
+    page.locator(".heat-0").first.wait_for()
+    yield "before a merge"
     show(page, f"#/compare/{gate.id}/{complete.id}")
     page.locator(".differs").first.wait_for()
     yield "compare"
@@ -111,37 +151,36 @@ def violations(page: Any) -> list[str]:
 
 @pytest.mark.parametrize("theme", THEMES)
 @pytest.mark.parametrize("language", LANGUAGES)
-def test_no_screen_in_no_state_has_a_violation(
-    browser: Any, house: tuple[Served, Run, Run], language: str, theme: str
-) -> None:
-    server, gate, complete = house
-    page = opened(browser, server, language, theme, WIDE)
+def test_no_screen_in_no_state_has_a_violation(browser: Any, house: House, language: str, theme: str) -> None:
+    page = opened(browser, house.server, language, theme, WIDE)
     page.evaluate(AXE.read_text(encoding="utf-8"))
-    found = {state: wrong for state in states(page, gate, complete) if (wrong := violations(page))}
+    found = {state: wrong for state in states(page, house) if (wrong := violations(page))}
     page.context.close()
     assert found == {}
 
 
 @pytest.mark.parametrize("theme", THEMES)
-def test_the_empty_list_and_the_way_in_have_no_violation(browser: Any, empty: Served, theme: str) -> None:
-    page = opened(browser, empty, "en", theme, WIDE)
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_the_empty_list_and_the_way_in_have_no_violation(
+    browser: Any, empty: Served, language: str, theme: str
+) -> None:
+    page = opened(browser, empty, language, theme, WIDE)
     page.evaluate(AXE.read_text(encoding="utf-8"))
-    page.get_by_text("No model has been grown here yet.").wait_for()
+    page.locator(".empty").wait_for()
     assert violations(page) == []
     page.context.clear_cookies()
     page.reload()
-    page.get_by_text("Open the cockpit from its link").wait_for()
+    page.locator(".narrow pre").wait_for()
     page.evaluate(AXE.read_text(encoding="utf-8"))
     assert violations(page) == []
     page.context.close()
 
 
 @pytest.mark.parametrize("size", [PHONE, {"width": 768, "height": 1024}, {"width": 640, "height": 450}], ids=str)
-def test_nothing_is_clipped_in_any_language(browser: Any, house: tuple[Served, Run, Run], size: dict[str, int]) -> None:
-    server, gate, complete = house
+def test_nothing_is_clipped_in_any_language(browser: Any, house: House, size: dict[str, int]) -> None:
     for language in LANGUAGES:
-        page = opened(browser, server, language, "light", size)
-        for state in states(page, gate, complete):
+        page = opened(browser, house.server, language, "light", size)
+        for state in states(page, house):
             assert page.evaluate(_OVERFLOW) == [], (language, state)
         page.context.close()
 
@@ -155,11 +194,10 @@ _OVERFLOW = """() => document.documentElement.scrollWidth > innerWidth ? ['the p
 
 
 def test_every_screen_has_one_first_heading_and_the_keyboard_stands_in_it(
-    house: tuple[Served, Run, Run], open_page: Callable[..., Any]
+    house: House, open_page: Callable[..., Any]
 ) -> None:
-    server, gate, complete = house
-    page = open_page(server)
-    for where in ("#/", "#/new", f"#/run/{gate.id}", f"#/compare/{gate.id}/{complete.id}"):
+    page = open_page(house.server)
+    for where in ("#/", "#/new", f"#/run/{house.gate.id}", f"#/compare/{house.gate.id}/{house.complete.id}"):
         show(page, where)
         page.locator("h1").wait_for()
         assert page.locator("h1").count() == 1

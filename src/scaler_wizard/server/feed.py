@@ -124,7 +124,8 @@ class Feed:
         self._frames.clear()
         try:
             while True:
-                now, before, frames, shown = time.monotonic(), self._newest, [], ""
+                now, before, shown = time.monotonic(), self._newest, ""
+                frames: list[tuple[int, str]] = []
                 if now - looked >= SNAPSHOT_SECONDS and _number(self._file) not in (file, None):
                     database.close()  # a repair has put a new journal in the place of a damaged one
                     database, file, version = _open(self._file), _number(self._file), -1
