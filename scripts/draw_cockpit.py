@@ -1,8 +1,8 @@
 """Draw every screen of the cockpit into docs/cockpit/, from a folder of runs: python scripts/draw_cockpit.py RUNS
 
 Needs Chromium and Playwright. Shown are the first run that has trained, compared with the second; the rank map and the
-fusion preview of the first that has them; and the first gate that waits. The pictures in the repository show a whole job
-(1.6x the parameters, 4x the window in two rungs, adapters, a merge with the base) and a run that waits at a gate.
+fusion preview of the first that has them; and the first gate that waits. The pictures in the repository show a whole
+job (1.6x the parameters, 4x the window in two rungs, adapters, a merge) and a run that waits at a gate.
 """
 
 from __future__ import annotations
@@ -33,6 +33,7 @@ def draw(browser: Any, server: Any, runs: list[str]) -> None:
     for theme in ("light", "dark"):
         for size, (width, height) in SIZES.items():
             page = browser.new_page(viewport={"width": width, "height": height}, color_scheme=theme, locale="en")
+            page.set_default_timeout(120_000)
             page.goto(f"{server.origin}/#token={server.keys.link()}")
             for name, where, awaited in screens(runs):
                 page.evaluate("where => { location.hash = where }", where)
