@@ -10,12 +10,14 @@ import json
 import re
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 from pydantic import Field
 
 from scaler_wizard.errors import ScalerError
+from scaler_wizard.phases import Train
 from scaler_wizard.record import Record, from_json, to_json
 
 ROUTER = re.compile(r"layers\.(\d+)\..*\.gate\.weight$")
@@ -34,7 +36,7 @@ class RouterTraining(Record):
     length: Annotated[int, Field(ge=8, le=8192)] = 128
     """Tokens of a window."""
     learning_rate: Annotated[float, Field(gt=0, le=1)] = 1e-3
-    """Peak learning rate; it falls to 0 by a cosine."""
+    """Peak learning rate; it falls to a tenth by a cosine."""
 
 
 class RouterLosses(Record):
@@ -57,41 +59,56 @@ def trained_routers(model: Path, out: Path, training: RouterTraining) -> RouterL
 
 
 def _train(folder: Path, out: Path, training: RouterTraining) -> RouterLosses:
-    """The child."""
+    """The child: the training loop of every phase, in which only the routers learn."""
     import torch
     from safetensors.torch import save_file
 
-    from scaler_wizard.data import encode, load_corpus, training_windows, windows
+    from scaler_wizard.batches import text_of
+    from scaler_wizard.breaker import CircuitBreaker
+    from scaler_wizard.data import encode, load_corpus, windows
     from scaler_wizard.evals.perplexity import token_nll
     from scaler_wizard.models import load_model, load_tokenizer, quiet
+    from scaler_wizard.recipe import Breaker
+    from scaler_wizard.train import Trainer
 
     quiet()
     model, corpus, tokenizer = load_model(folder, dtype="float32"), load_corpus(training.text), load_tokenizer(folder)
-    ids = training_windows(encode(corpus.train, tokenizer), training.length, seed=0).ids
     heard = windows(encode(corpus.calibration, tokenizer), training.length, limit=CALIBRATION_WINDOWS)
+    settings, length = _settings(training), training.length
+    with tempfile.TemporaryDirectory(prefix="scaler-routers-") as scratch:
+        history = Trainer(
+            model=model,
+            text=text_of(encode(corpus.train, tokenizer), tokenizer, settings, native=length, target=length, seed=0),
+            settings=settings,
+            evaluate=lambda trained: float(token_nll(trained, heard).mean()),
+            watch=CircuitBreaker(Breaker()),
+            emit=lambda _: None,
+            scratch=Path(scratch),
+            should_stop=lambda: False,
+            seed=0,
+            compute=torch.float32,
+            spans={name: None for name, _ in model.named_parameters() if ROUTER.search(name)},
+        ).run()
     routers = {match[1]: one for name, one in model.named_parameters() if (match := ROUTER.search(name))}
-    model.requires_grad_(False)
-    for router in routers.values():
-        router.requires_grad_(True)
-    before = float(token_nll(model, heard).mean())
-    optimiser = torch.optim.AdamW(routers.values(), lr=training.learning_rate, weight_decay=0.0)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, training.steps)
-    for step in range(training.steps):
-        batch = _batch(ids, step * training.windows, training.windows)
-        model(batch, labels=batch).loss.backward()
-        optimiser.step()
-        schedule.step()
-        optimiser.zero_grad()
     save_file({layer: router.detach().contiguous() for layer, router in routers.items()}, out)
-    return RouterLosses(before=before, after=float(token_nll(model, heard).mean()))
+    (_, before), *_, (_, after) = history.evaluations
+    return RouterLosses(before=before, after=after)
 
 
-def _batch(ids: Any, start: int, count: int) -> Any:
-    """Windows [start, start + count), from the beginning again at the end."""
-    import numpy as np
-    import torch
-
-    return torch.from_numpy(ids[np.arange(start, start + count) % len(ids)].astype(np.int64))
+def _settings(training: RouterTraining) -> Train:
+    """Read once before the first step and once after the last."""
+    return Train(
+        train="new",
+        steps=training.steps,
+        windows_per_step=training.windows,
+        micro_batch=training.windows,
+        window=training.length,
+        short_share=0.0,
+        learning_rate=training.learning_rate,
+        warmup_steps=0,
+        evaluate_every=training.steps,
+        control=False,
+    )
 
 
 if __name__ == "__main__":
