@@ -2,11 +2,14 @@
 
     .venv/bin/python benchmarks/distillation.py --window 512
     .venv/bin/python benchmarks/distillation.py --times 8          # a teacher of 8 times the size, of random weights
+    .venv/bin/python benchmarks/distillation.py --window 1024 --recompute --compute float32
 
 SmolLM2-135M with adapters of rank 16 learns from SmolLM2-135M, one window a step, forward divergence. `full` is the
-stock way: teacher and student side by side, both with the logits of the whole window and torch's own divergence. Each
-way runs in a process of its own, in turns; the first step does not count. The gradient's cosine is taken at what the
-head reads, on a student that lacks one layer.
+stock way: teacher and student side by side, both with the logits of the whole window and torch's own divergence; its
+student is ours, so that nothing but the divergence tells the ways apart. `next token` learns from no teacher: no way
+of keeping one can be cheaper. Each way runs in a process of its own, in turns, with the worker's settings of malloc;
+the first step does not count. What the steps need beyond the loaded models is the largest resident memory of the steps
+alone (Linux). The gradient's cosine is taken at what the head reads, on a student that lacks one layer.
 """
 
 from __future__ import annotations
@@ -24,7 +27,7 @@ from typing import Any
 
 WAYS = ("next token", "full", "nothing", "likeliest", "states")
 CHILD = """
-import json, resource, sys, time
+import ctypes, json, sys, time
 from pathlib import Path
 import torch
 from torch.nn import functional
@@ -33,12 +36,14 @@ from scaler_wizard.batches import Batch
 from scaler_wizard.data import encode, load_corpus, windows
 from scaler_wizard.distill import distilled_loss
 from scaler_wizard.lora import add_lora
-from scaler_wizard.models import load_model, load_tokenizer, resolve
+from scaler_wizard.models import load_model, load_tokenizer, resolve, settle_dtype
 from scaler_wizard.recipe import Distil
 from scaler_wizard.teacher import hire
 from scaler_wizard.train import narrow_frozen, autocast, cross_entropy, head_weight, predictions
 
 way, window, steps, cache = sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), Path(sys.argv[4])
+compute, recompute = getattr(torch, sys.argv[6]), sys.argv[7] == "1"
+settle_dtype(sys.argv[6], "asked for")
 torch.set_num_threads(1)
 folder = resolve("smollm2").folder
 taught_by = Path(sys.argv[5]) if sys.argv[5] else folder
@@ -52,17 +57,20 @@ if way == "cosine":
     del model.model.layers[15]
 else:
     model = add_lora(model, rank=16, seed=0)
-    narrow_frozen(model, torch.bfloat16)
+    narrow_frozen(model, compute)
+if recompute:
+    model.gradient_checkpointing_enable({"use_reentrant": False})
+model.train()
 learning = [p for p in model.parameters() if p.requires_grad]
 
 def loss(batch):
-    rows, goals, places = predictions(model, batch, torch.bfloat16)
+    rows, goals, places = predictions(model, batch, compute)
     if way == "next token":
-        return cross_entropy(model, rows, goals, torch.bfloat16)
+        return cross_entropy(model, rows, goals, compute)
     if way != "full":
         view = teacher.view(batch, places)
-        return distilled_loss(rows, head_weight(model), goals, view, weight=0.5, dtype=torch.bfloat16)
-    with autocast(model.device, torch.bfloat16):
+        return distilled_loss(rows, head_weight(model), goals, view, weight=0.5, dtype=compute)
+    with autocast(model.device, compute):
         logits = functional.linear(rows, head_weight(model))
         with torch.no_grad():
             theirs = teacher.model(input_ids=batch.ids, use_cache=False).logits[0, :-1]
@@ -73,7 +81,7 @@ def loss(batch):
 def cosines():
     batch, found = batches[0], {}
     with torch.no_grad(), by_piece(model):
-        rows, goals, places = predictions(model, batch, torch.bfloat16)
+        rows, goals, places = predictions(model, batch, compute)
     for keep in ("nothing", "likeliest", "states"):
         one = hire(Distil(keep=keep), folder=folder, student=tokenizer, cache=cache / "cosine")
         leaf = rows.clone().requires_grad_()
@@ -99,17 +107,20 @@ if way in ("likeliest", "states"):
     for batch in batches:
         teacher.view(batch, torch.arange(window - 1))
     del teacher.model.model.layers  # its views are kept; only its head is needed
-loaded = int(Path("/proc/self/statm").read_text().split()[1]) * 4096
-times = []
+def status(name):
+    line, = (line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(name))
+    return int(line.split()[1]) * 1024
+ctypes.CDLL(None).malloc_trim(0)
+loaded, times = status("VmRSS"), []
+Path("/proc/self/clear_refs").write_text("5")  # the largest resident memory counts from here
 for batch in batches:
     begun = time.process_time()
-    context = by_piece(model)
-    with context:
+    with by_piece(model):
         loss(batch).backward()
     torch.optim.SGD(learning, lr=1e-4).step()
     model.zero_grad(set_to_none=True)
     times.append(time.process_time() - begun)
-peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+peak = status("VmHWM")
 print(json.dumps({"seconds": times[1:], "peak": peak, "step": peak - loaded}))
 """
 
@@ -120,12 +131,15 @@ def main() -> int:
     parser.add_argument("--window", type=int, default=512)
     parser.add_argument("--steps", type=int, default=4)
     parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument("--compute", choices=["bfloat16", "float32"], default="bfloat16")
+    parser.add_argument("--recompute", action="store_true", help="make activations again in the backward pass")
     parser.add_argument("--times", type=int, default=1, help="how many times larger than the student the teacher is")
     options = parser.parse_args()
     import torch
     import transformers
 
-    print(f"Python {platform.python_version()}, torch {torch.__version__}, transformers {transformers.__version__}")
+    versions = f"torch {torch.__version__}, transformers {transformers.__version__}"
+    print(f"Python {platform.python_version()}, {versions}, {options.compute}")
     with tempfile.TemporaryDirectory() as cache:
         teacher = "" if options.times == 1 else larger(Path(cache) / "teacher", options.times)
         found = run("cosine", options, cache, "")
@@ -136,10 +150,12 @@ def main() -> int:
             for way in WAYS:
                 runs[way].append(run(way, options, cache, teacher))
     seconds = {way: statistics.median(s for one in runs[way] for s in one["seconds"]) for way in WAYS}
-    print("\n| keep | CPU-s a step | full takes | peak GiB | of it the steps' |\n|---|---|---|---|---|")
+    print("\n| keep | CPU-s a step | full takes | peak GiB | of it the steps' | of full's |\n" + "|---" * 6 + "|")
+    peaks, own = ({way: statistics.median(one[key] for one in runs[way]) for way in WAYS} for key in ("peak", "step"))
     for way in WAYS:
-        peak, own = (statistics.median(one[key] for one in runs[way]) / 2**30 for key in ("peak", "step"))
-        print(f"| {way} | {seconds[way]:.2f} | {seconds['full'] / seconds[way]:.2f} x | {peak:.2f} | {own:.2f} |")
+        speed = f"{seconds[way]:.2f} | {seconds['full'] / seconds[way]:.2f} x"
+        room = f"{peaks[way] / 2**30:.2f} | {own[way] / 2**30:.2f} | {own[way] / own['full']:.2f}"
+        print(f"| {way} | {speed} | {room} |")
     fine = found["likeliest"] >= 0.995 and found["likeliest bytes"] <= 300
     return 0 if fine and seconds["full"] / seconds["likeliest"] >= (1.6 if options.times == 1 else 3.0) else 1
 
@@ -165,7 +181,9 @@ def larger(folder: Path, times: int) -> str:
 def run(way: str, options: argparse.Namespace, cache: str, teacher: str) -> dict[str, Any]:
     """One way in a process of its own."""
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"}
+    environment |= {"MALLOC_MMAP_THRESHOLD_": str(2**30), "MALLOC_TRIM_THRESHOLD_": str(2**32)}
     command = [sys.executable, "-c", CHILD, way, str(options.window), str(options.steps), cache, teacher]
+    command += [options.compute, str(int(options.recompute))]
     answer = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
     if answer.returncode:
         raise SystemExit(f"{way}: {answer.stderr[-2000:]}")

@@ -7,8 +7,9 @@
     .venv/bin/python benchmarks/training.py --peer peer/bin/python --window 4096 --packed  # eight documents in each
 
 SmolLM2-135M, adapters of rank 16 on every linear layer, AdamW, the same windows in the same order, bfloat16 by autocast
-(`trl` runs as it comes, with recomputed activations). Every contestant trains `--steps` steps in
-a process of its own, one thread, in turns; the first step does not count. Ratios of medians.
+(`trl` runs as it comes, with recomputed activations); `--compute float32` where a processor has no instructions for
+bfloat16, which then costs three times as much. Every contestant trains `--steps` steps in a process of its own, one
+thread, in turns; the first step does not count. Ratios of medians.
 """
 
 from __future__ import annotations
@@ -53,7 +54,7 @@ text = Text(TrainingWindows(ids, documents), None, window, window)
 model = add_lora(load_model(Path(folder), dtype="float32"), rank=16, seed=0)
 loop.Trainer(model=model, text=text, settings=settings, evaluate=lambda _: 20.0, watch=CircuitBreaker(Breaker()),
              emit=emit, scratch=Path(tempfile.mkdtemp(dir=scratch)), should_stop=lambda: False, seed=0,
-             compute=torch.bfloat16).run()
+             compute=getattr(torch, compute)).run()
 say(times[1:], losses)
 """
 PEER = """
@@ -84,8 +85,8 @@ def rows():
 data = list(rows())
 plain = dict(output_dir=scratch, max_steps=steps, per_device_train_batch_size=1, learning_rate=2e-4, logging_steps=1,
              lr_scheduler_type="cosine_with_min_lr", lr_scheduler_kwargs={"min_lr_rate": 0.1}, max_grad_norm=1.0,
-             adam_beta2=0.95, weight_decay=0.0, bf16=True, use_cpu=True, report_to=[], save_strategy="no",
-             disable_tqdm=True, dataloader_pin_memory=False, seed=0)
+             adam_beta2=0.95, weight_decay=0.0, bf16=compute == "bfloat16", use_cpu=True, report_to=[],
+             save_strategy="no", disable_tqdm=True, dataloader_pin_memory=False, seed=0)
 if who == "hf":
     from transformers import Trainer, TrainingArguments
     class InOrder(Trainer):
@@ -112,7 +113,8 @@ say(times, losses)
 HEAD = """
 import json, os, resource, sys
 import numpy as np
-who, folder, file, steps, recompute, scratch = *sys.argv[1:4], int(sys.argv[4]), sys.argv[5] == "1", sys.argv[6]
+who, folder, file, steps, recompute = *sys.argv[1:4], int(sys.argv[4]), sys.argv[5] == "1"
+scratch, compute = sys.argv[6:]
 with np.load(file) as found:
     ids, documents = found["ids"], found["documents"]
 import torch
@@ -130,11 +132,12 @@ def main() -> int:
     parser.add_argument("--window", type=int, default=1024)
     parser.add_argument("--steps", type=int, default=3)
     parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument("--compute", choices=["bfloat16", "float32"], default="bfloat16")
     parser.add_argument("--packed", action="store_true", help="eight documents of mixed length in each window")
     parser.add_argument("--without-trl", action="store_true")
     options = parser.parse_args()
     names = ["ours", "hf"] + ["trl"] * (not options.without_trl and not options.packed)
-    print(f"Python {platform.python_version()}, {versions(options.peer)}, window {options.window}")
+    print(f"Python {platform.python_version()}, {versions(options.peer)}, window {options.window}, {options.compute}")
     with tempfile.TemporaryDirectory() as scratch:
         file = Path(scratch) / "text.npz"
         write_text(file, options)
@@ -167,7 +170,8 @@ def run(name: str, file: Path, options: argparse.Namespace) -> dict[str, Any]:
     python = sys.executable if name == "ours" else str(options.peer)
     code = HEAD + (OURS if name == "ours" else PEER)
     recompute = "1" if options.window > 2048 and not options.packed else "0"
-    arguments = [name, str(resolve("smollm2").folder), str(file), str(options.steps), recompute, str(file.parent)]
+    arguments = [name, str(resolve("smollm2").folder), str(file), str(options.steps), recompute]
+    arguments += [str(file.parent), options.compute]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE", "HF_HUB_OFFLINE": "1"}
     if name == "ours":  # as our worker is started
         environment |= {"MALLOC_MMAP_THRESHOLD_": str(2**30), "MALLOC_TRIM_THRESHOLD_": str(2**32)}

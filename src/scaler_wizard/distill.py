@@ -13,17 +13,29 @@ from typing import Any, Literal, Protocol
 import torch
 from torch.nn import functional
 
-from scaler_wizard.losses import CHUNK
-
 Divergence = Literal["forward", "reverse", "jsd"]
-Slope = Callable[[torch.Tensor, torch.Tensor], tuple[torch.Tensor, torch.Tensor]]
+PIECE = 128
+"""Tokens whose logits exist together: up to four tables of them, half as many tokens as where there is one."""
+
+
+@dataclass(frozen=True)
+class Shares:
+    """What a piece's slope is made of."""
+
+    divergence: float
+    """Times the divergence's slope by the logits."""
+    own: float
+    """Times the student's own probabilities: the part of the cross-entropy's slope that stands in every column."""
 
 
 class View(Protocol):
     """What a teacher says of some tokens."""
 
-    def divergence(self, log_p: torch.Tensor, at: slice) -> tuple[torch.Tensor, torch.Tensor]:
-        """For the student's log-probabilities (n, vocabulary) of the tokens `at`: (n,) and its slope by the logits."""
+    def divergence(self, log_p: torch.Tensor, at: slice, shares: Shares = ...) -> torch.Tensor:
+        """(n,) for the student's log-probabilities (n, vocabulary) of the tokens `at`, which become the slope."""
+
+
+ALONE = Shares(divergence=1.0, own=0.0)
 
 
 @dataclass(frozen=True)
@@ -37,11 +49,10 @@ class Hidden:
     temperature: float = 1.0
     kind: Divergence = "forward"
 
-    def divergence(self, log_p: torch.Tensor, at: slice) -> tuple[torch.Tensor, torch.Tensor]:
+    def divergence(self, log_p: torch.Tensor, at: slice, shares: Shares = ALONE) -> torch.Tensor:
         """Exact."""
         logits = functional.linear(self.states[at].to(self.head.dtype), self.head)
-        log_q = functional.log_softmax(logits.to(log_p.dtype) / self.temperature, dim=-1)
-        return DIVERGENCES[self.kind](log_p, log_q)
+        return DIVERGENCES[self.kind](log_p, _log_softmax(logits, self.temperature, log_p.dtype), shares)
 
 
 @dataclass(frozen=True)
@@ -56,37 +67,48 @@ class Likeliest:
     log_q: torch.Tensor
     """(tokens, k) log-probabilities at the temperature."""
 
-    def divergence(self, log_p: torch.Tensor, at: slice) -> tuple[torch.Tensor, torch.Tensor]:
+    def divergence(self, log_p: torch.Tensor, at: slice, shares: Shares = ALONE) -> torch.Tensor:
         """Kullback-Leibler divergence of teacher and student over k + 1 outcomes."""
         tokens, log_q = self.tokens[at].long(), self.log_q[at].to(log_p.dtype)
         q, top = log_q.exp(), log_p.gather(1, tokens)
-        tiny = torch.finfo(log_p.dtype).tiny
-        q_rest = (1 - q.sum(dim=1)).clamp_min(tiny)
-        p_rest = (1 - top.exp().sum(dim=1)).clamp_min(1e-9)
+        p = top.exp()
+        q_rest = (1 - q.sum(dim=1)).clamp_min(torch.finfo(log_p.dtype).tiny)
+        p_rest = (1 - p.sum(dim=1)).clamp_min(1e-9)
         found = (q * (log_q - top)).sum(dim=1) + q_rest * (q_rest / p_rest).log()
-        slope = log_p.exp() * (1 - q_rest / p_rest)[:, None]
-        return found, slope.scatter_(1, tokens, top.exp() - q)
+        log_p.exp_().mul_((shares.divergence * (1 - q_rest / p_rest) + shares.own)[:, None])
+        log_p.scatter_(1, tokens, (shares.divergence + shares.own) * p - shares.divergence * q)
+        return found
 
 
-def forward_kl(log_p: torch.Tensor, log_q: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+# -- divergences: (n, vocabulary) log-probabilities of student and teacher -> (n,); log_p becomes the slope ------------
+
+Slope = Callable[[torch.Tensor, torch.Tensor, Shares], torch.Tensor]
+
+
+def forward_kl(log_p: torch.Tensor, log_q: torch.Tensor, shares: Shares) -> torch.Tensor:
     """KL(teacher, student): the student covers all that the teacher would say (arXiv:1503.02531)."""
     q = log_q.exp()
-    return (q * (log_q - log_p)).sum(dim=1), log_p.exp() - q
+    found = torch.linalg.vecdot(q, log_q.sub_(log_p))
+    log_p.exp_().mul_(shares.divergence + shares.own).sub_(q, alpha=shares.divergence)
+    return found
 
 
-def reverse_kl(log_p: torch.Tensor, log_q: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+def reverse_kl(log_p: torch.Tensor, log_q: torch.Tensor, shares: Shares) -> torch.Tensor:
     """KL(student, teacher): the student says only what the teacher would (arXiv:2306.08543)."""
-    p, ratio = log_p.exp(), log_p - log_q
-    found = (p * ratio).sum(dim=1)
-    return found, p * (ratio - found[:, None])
+    p, ratio = log_p.exp(), log_p.sub_(log_q)
+    found = torch.linalg.vecdot(p, ratio)
+    ratio.sub_(found[:, None]).mul_(shares.divergence).add_(shares.own).mul_(p)
+    return found
 
 
-def jensen_shannon(log_p: torch.Tensor, log_q: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+def jensen_shannon(log_p: torch.Tensor, log_q: torch.Tensor, shares: Shares) -> torch.Tensor:
     """Half of each divergence to the mean of both (arXiv:2306.13649): bounded, symmetric."""
     p, q = log_p.exp(), log_q.exp()
-    log_m = ((p + q) / 2).clamp_min(torch.finfo(p.dtype).tiny).log()
-    ours = (p * (log_p - log_m)).sum(dim=1)
-    return (ours + (q * (log_q - log_m)).sum(dim=1)) / 2, p * (log_p - log_m - ours[:, None]) / 2
+    log_m = ((p + q) / 2).clamp_min_(torch.finfo(p.dtype).tiny).log_()
+    theirs = torch.linalg.vecdot(q, log_q.sub_(log_m))
+    ours = torch.linalg.vecdot(p, log_p.sub_(log_m))
+    log_p.sub_(ours[:, None]).mul_(shares.divergence / 2).add_(shares.own).mul_(p)
+    return (ours + theirs) / 2
 
 
 DIVERGENCES: dict[str, Slope] = {"forward": forward_kl, "reverse": reverse_kl, "jsd": jensen_shannon}
@@ -103,12 +125,10 @@ class _Distilled(torch.autograd.Function):  # type: ignore[misc]
         grad_hidden = torch.empty_like(hidden) if ctx.needs_input_grad[0] else None
         grad_weight = torch.zeros_like(weight) if ctx.needs_input_grad[1] else None
         total = hidden.new_zeros((), dtype=how.wide)
-        for start in range(0, len(targets), CHUNK):
-            at = slice(start, min(start + CHUNK, len(targets)))
-            logits = functional.linear(rows[at], matrix).to(how.wide)
-            losses, slope = _both(logits, targets[at], view, at, how)
+        for start in range(0, len(targets), PIECE):
+            at = slice(start, min(start + PIECE, len(targets)))
+            losses, slope = _both(functional.linear(rows[at], matrix), targets[at], view, at, how)
             total += losses.sum()
-            slope = slope.to(how.dtype)
             if grad_hidden is not None:
                 grad_hidden[at] = (slope @ matrix).to(hidden.dtype)
             if grad_weight is not None:
@@ -135,15 +155,23 @@ def _both(
     logits: torch.Tensor, targets: torch.Tensor, view: View, at: slice, how: _How
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """(n,) losses and (n, vocabulary) slopes; T^2 keeps the teacher's gradient as large at any temperature."""
-    log_p = functional.log_softmax(logits / how.temperature, dim=-1)
-    found, slope = view.divergence(log_p, at)
-    losses, slope = how.weight * how.temperature**2 * found, slope.mul_(how.weight * how.temperature)
-    if how.weight < 1:
-        log_one = log_p if how.temperature == 1 else functional.log_softmax(logits, dim=-1)
-        losses = losses - (1 - how.weight) * log_one.gather(1, targets[:, None])[:, 0]
-        slope.add_(log_one.exp(), alpha=1 - how.weight)
-        slope[torch.arange(len(targets), device=targets.device), targets] -= 1 - how.weight
-    return losses, slope
+    plain = how.temperature == 1  # then both losses share the student's probabilities
+    log_p, rest = _log_softmax(logits, how.temperature, how.wide), 1 - how.weight
+    losses = -rest * log_p.gather(1, targets[:, None])[:, 0] if plain else torch.zeros_like(log_p[:, 0])
+    shares = Shares(divergence=how.weight * how.temperature, own=rest if plain else 0.0)
+    losses += how.weight * how.temperature**2 * view.divergence(log_p, at, shares)
+    slope = log_p
+    if rest and not plain:
+        log_one = _log_softmax(logits, 1.0, how.wide)
+        losses -= rest * log_one.gather(1, targets[:, None])[:, 0]
+        slope.add_(log_one.exp_(), alpha=rest)
+    slope[torch.arange(len(targets), device=targets.device), targets] -= rest
+    return losses, slope.to(how.dtype)
+
+
+def _log_softmax(logits: torch.Tensor, temperature: float, wide: torch.dtype) -> torch.Tensor:
+    bent = logits if temperature == 1 else logits.to(wide) / temperature
+    return functional.log_softmax(bent, dim=-1, dtype=wide)
 
 
 def distilled_loss(

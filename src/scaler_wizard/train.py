@@ -21,6 +21,7 @@ import torch
 from scaler_wizard.accelerators import small_moments
 from scaler_wizard.attention import Seen, by_piece
 from scaler_wizard.batches import Batch, Text, batches, targets_of
+from scaler_wizard.ceiling import hand_back
 from scaler_wizard.distill import View, distilled_loss
 from scaler_wizard.events import Evaluated, Note, Step, Telegram, WorkerEvent
 from scaler_wizard.failpoints import reach
@@ -182,6 +183,7 @@ class Trainer:
         compute = self._compute()
         if not self.settings.lora_restarts:  # else the frozen weights take up what the adapters learn
             narrow_frozen(self.model, compute)
+            hand_back()
         if self.settings.find_rate and history.peak is None:
             history.peak = self._find_rate(optimizer, parameters)
         try:
@@ -548,13 +550,21 @@ def autocast(device: torch.device, compute: torch.dtype) -> torch.autocast:
 
 @torch.no_grad()
 def narrow_frozen(model: Any, compute: torch.dtype) -> None:
-    """Keep linear layers that do not learn in the type they compute in, where that changes none of their bits."""
-    head = model.get_output_embeddings()
-    for module in model.modules():
-        if type(module) is torch.nn.Linear and module is not head:  # a quantised layer is a kind of Linear
-            own = list(module.parameters(recurse=False))
-            if not any(p.requires_grad for p in own) and all(torch.equal(p.to(compute).to(p.dtype), p) for p in own):
-                module.to(compute)
+    """Keep linear layers and embeddings that do not learn in the type they compute in, where that changes no bit.
+
+    What an embedding puts out stays in fp32: it is the beginning of the residual stream.
+    """
+    plain = (torch.nn.Linear, torch.nn.Embedding)
+    narrowed = [module for module in model.modules() if type(module) in plain]  # a quantised layer is a kind of Linear
+    others = [module for module in model.modules() if type(module) not in plain]
+    elsewhere = {id(one) for module in others for one in module.parameters(recurse=False)}  # tied to a scaled embedding
+    for module in narrowed:
+        own = list(module.parameters(recurse=False))
+        if any(p.requires_grad or id(p) in elsewhere or not torch.equal(p.to(compute).to(p.dtype), p) for p in own):
+            continue
+        module.to(compute)
+        if type(module) is torch.nn.Embedding:
+            module.register_forward_hook(lambda _, __, out: out.float())
 
 
 def predictions(
