@@ -13,7 +13,7 @@ from scaler_wizard.phases import Plan, Train
 from scaler_wizard.plan import Setting, make_plan
 from scaler_wizard.recipe import Heal, Recipe
 from scaler_wizard.safe_yaml import load_yaml
-from scaler_wizard.trial import try_out
+from scaler_wizard.trial import LONG_SECONDS, is_long, try_out
 
 SOURCE = Source(EMBEDDED, "embedded", None, "")
 BASE = read_architecture(EMBEDDED)
@@ -72,6 +72,28 @@ def test_a_trial_that_fails_says_why_in_two_lines() -> None:
     broken = make_plan(recipe(), SOURCE, BASE, machine(16)).model_copy(update={"data": "/nowhere"})
     with pytest.raises(ScalerError, match="the trial failed: /nowhere: no such text"):
         try_out(broken, threads=1, memory_limit=2**33, told=lambda _: None)
+
+
+def test_only_long_trainings_are_worth_a_trial_before_a_run() -> None:
+    plan = make_plan(recipe(), SOURCE, BASE, machine(16))
+    number = plan.phases.index(trained(plan))
+
+    def lasting(seconds: float | None) -> Plan:
+        phase = plan.phases[number]
+        phase = phase.model_copy(update={"estimate": phase.estimate.model_copy(update={"seconds": seconds})})
+        return plan.model_copy(update={"phases": (*plan.phases[:number], phase, *plan.phases[number + 1 :])})
+
+    assert is_long(lasting(LONG_SECONDS + 1))
+    assert not is_long(lasting(LONG_SECONDS - 1)) and not is_long(lasting(None))
+
+
+@pytest.mark.slow
+def test_a_run_shows_what_its_trial_found_before_anyone_signs(tmp_path: Path) -> None:
+    (tmp_path / "r.yaml").write_text("model: embedded\ncontext: 2x\nheal: {tokens: 32K, window: 128}\n")
+    said = scaler("run", tmp_path / "r.yaml", "--trial", "--runs", tmp_path / "runs", "--set", "limits.threads=1")
+    assert said.returncode == 2, said.stderr
+    assert "A trial of 3 steps" in said.stderr and "±" in said.stdout and "sign" in said.stderr
+    assert not (tmp_path / "runs").exists()
 
 
 @pytest.mark.slow

@@ -186,13 +186,18 @@ def run(
     settings: Settings = None,
     sign: Sign = None,
     approve_within_limits: Approve = False,
+    trial: Annotated[
+        bool | None,
+        typer.Option(help="Try three steps before; left out: of a recipe whose training is to take ten minutes."),
+    ] = None,
     runs: Runs = RUNS,
 ) -> None:
     """Carry a recipe or a plan out; the same command again goes on where it stopped."""
     from scaler_wizard.plan import is_plan, load_plan
     from scaler_wizard.recipe import find_recipe, load_recipe
 
-    made = load_plan(recipe) if is_plan(find_recipe(recipe)) else _plan(load_recipe(recipe, settings or ()), runs)
+    planned = is_plan(find_recipe(recipe))
+    made = load_plan(recipe) if planned else _begun_plan(load_recipe(recipe, settings or ()), runs, trial)
     _carry_out(made, runs, sign=sign, standing=approve_within_limits)
 
 
@@ -771,6 +776,16 @@ def _plan(recipe: Any, runs: Path) -> Plan:
     refuse_no_text(recipe.data)
     source = resolve(recipe.model)
     return make_plan(recipe, source, read_architecture(source.folder), detect(runs))
+
+
+def _begun_plan(recipe: Any, runs: Path, trial: bool | None) -> Plan:
+    """The plan of a run that goes on, or of a new one: tried where that was asked for or its training is long."""
+    from scaler_wizard.run import unfinished
+    from scaler_wizard.trial import is_long
+
+    counted = _plan(recipe, runs)
+    wanted = is_long(counted) if trial is None else trial
+    return _tried_plan(recipe, runs) if wanted and unfinished(runs, counted.identity()) is None else counted
 
 
 def _tried_plan(recipe: Any, runs: Path) -> Plan:

@@ -28,6 +28,8 @@ from scaler_wizard.weights import copy_companions, write
 
 LEAST_BAND = 0.1
 """Nobody foretells a machine better."""
+LONG_SECONDS = 600.0
+"""A training that is counted to take longer is tried before a run begins: the trial is then a small part of it."""
 NOTHING = Estimate(seconds=None, memory_bytes=None, disk_bytes=None, basis="a trial")
 
 
@@ -42,6 +44,11 @@ def try_out(plan: Plan, *, threads: int, memory_limit: int, told: Callable[[str]
             task = _task(plan, train, operators, room, threads=threads, memory_limit=memory_limit)
             found.append(_tried(train, task, room))
     return tuple(found)
+
+
+def is_long(plan: Plan) -> bool:
+    """Whether one of its trainings is worth a trial."""
+    return any(isinstance(one.change, Train) and (one.estimate.seconds or 0) > LONG_SECONDS for one in plan.phases)
 
 
 def _different(plan: Plan) -> Iterator[Train]:
