@@ -235,10 +235,17 @@ ROWS = (
 )
 
 
+def empty(row: Row, why: str) -> str:
+    """The line of a campaign that was not done."""
+    if row.group == "mutant":
+        return f"| {row.name} | ({why}) | | |"
+    return f"| {row.group} | {row.name} ({why}) | | | | | | |"
+
+
 def done(row: Row, times: float) -> str:
     """One campaign's line of its table."""
     if why := row.skip():
-        return f"| {row.group} | {row.name} (skipped here: {why}) |" + " |" * (2 if row.group == "mutant" else 6)
+        return empty(row, f"skipped here: {why}")
     with tempfile.TemporaryDirectory(prefix="reliability-") as scratch:
         result = row.do(Path(scratch), times)
     for lost in result.lost:
@@ -301,8 +308,11 @@ def machine() -> str:
 
 
 def page(kept: Path) -> str:
-    """All rows that are done, in their order."""
-    lines = {row: note(kept, row).read_text(encoding="utf-8") for row in ROWS if note(kept, row).exists()}
+    """All rows in their order, with those that are not done yet."""
+    files = {row: note(kept, row) for row in ROWS}
+    lines = {
+        row: file.read_text(encoding="utf-8") if file.exists() else empty(row, "not run") for row, file in files.items()
+    }
     head = ["| by | fault | trials | lost | seconds of | median | p99 | load |", "|---|---|---|---|---|---|---|---|"]
     table = "\n".join([*head, *(line for row, line in lines.items() if row.group != "mutant")])
     teeth = "\n".join(line for row, line in lines.items() if row.group == "mutant")
