@@ -38,6 +38,7 @@ def draw(browser: Any, server: Any, runs: list[str]) -> None:
             for name, where, awaited in screens(runs):
                 page.evaluate("where => { location.hash = where }", where)
                 page.locator(awaited).first.wait_for()
+                page.get_by_text("Loading…", exact=True).first.wait_for(state="detached")
                 page.wait_for_timeout(800)
                 _shoot(page, f"{name}-{size}-{theme}", full=True)
             page.locator(".brand").click()
@@ -79,6 +80,7 @@ def _part(browser: Any, server: Any, name: str, selector: str) -> None:
     for row in server.ask("GET", "/api/runs").json:
         page.evaluate("where => { location.hash = where }", f"#/run/{row['id']}")
         page.locator(".cockpit[aria-busy=false]").wait_for()
+        page.get_by_text("Loading…", exact=True).first.wait_for(state="detached")
         if page.locator(selector).count():
             page.wait_for_timeout(300)
             _keep(page.locator(selector).first.screenshot(), f"{name}-wide-light")

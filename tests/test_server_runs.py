@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from safetensors.numpy import load_file, save_file
 from websockets.sync.client import connect
 
 from cockpit_server import Served, served
@@ -33,6 +34,7 @@ from scaler_wizard.run import Run, locked
 from scaler_wizard.safe_yaml import load_yaml
 from scaler_wizard.server import uploads
 from scaler_wizard.server.begin import Shop, recipe_fields, terms_of, wish_of
+from scaler_wizard.server.glance import fusion
 from scaler_wizard.server.guard import COOKIE
 from scaler_wizard.server.steer import standing_gate
 from scaler_wizard.server.uploads import Uploads
@@ -152,6 +154,19 @@ def test_a_gate_behind_a_rollback_cannot_be_approved(server: Served, run: Run) -
     stale = command("Approve", gate=gate["id"], evidenceHash=gate["evidenceHash"])
     assert post(server, run, stale)[0] == 409 and run.decision(gate["id"]) is None
     assert standing_gate(run, load_plan(run.folder / "plan.yaml")) is None
+
+
+def test_a_merge_that_is_done_still_shows_what_went_into_it(tmp_path: Path) -> None:
+    models = [{"model": "grown", "weight": 0.7}, {"model": "base", "weight": 0.3}]
+    merge = {"parameters": None, "heal": False, "merge": {"method": "linear", "models": models}}
+    run = make_run(tmp_path / "runs", committed=4, gate=False, **merge)
+    plan = load_plan(run.folder / "plan.yaml")
+    assert run.current == "003-merge"
+    shown, file = fusion(run, plan), run.checkpoints / "003-merge" / "model.safetensors"
+    tensors = {name: 2 * tensor for name, tensor in load_file(file).items()}
+    file.unlink()  # its bytes are shared with other checkpoints
+    save_file(tensors, file, {"format": "pt"})
+    assert fusion(run, plan) == shown and all(cell.change == 0 for cell in shown.cells)
 
 
 def test_a_run_that_merges_nothing_has_no_fusion_to_show(server: Served, run: Run) -> None:

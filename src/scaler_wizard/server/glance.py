@@ -133,14 +133,15 @@ def _gate(found: Row | None) -> GateView | None:
 
 
 def fusion(run: Run, plan: Plan) -> FusionView:
-    """How the models that the run will merge get on with each other, as they are now."""
-    if run.current is None:
+    """How the models that the run will merge get on with each other, as they are now; as they were, once it is done."""
+    merge = next((phase for phase in plan.phases if isinstance(phase.change, Merge)), None)
+    before = [row.data["slug"] for row in run.lineage() if merge is None or row.data["slug"] < merge.slug]
+    if not before:
         raise ScalerError(f"{run.id}: there is no checkpoint yet", "wait for the first phase")
-    grown_by = plan.grown_by(run.current, run.evidence())
-    found = preview(run.folder / "plan.yaml", run.checkpoints / run.current, grown_by)
-    method = next(phase.change.method for phase in plan.phases if isinstance(phase.change, Merge))
+    found = preview(run.folder / "plan.yaml", run.checkpoints / before[-1], plan.grown_by(before[-1], run.evidence()))
+    assert merge is not None and isinstance(merge.change, Merge)  # a plan without one was refused above
     return FusionView(
-        method=method.method,
+        method=merge.change.method.method,
         models=tuple(named_only(name) for name in found.models),
         cells=tuple(FusionCell(**one.model_dump(exclude={"kept"})) for one in found.parts),
     )
