@@ -1,12 +1,16 @@
 """Three low-rank experts of one model, merged by every method: what is kept of each expert's gain on held-out text.
 
-    .venv/bin/python benchmarks/merge_experts.py                                         # the embedded model: minutes
-    .venv/bin/python benchmarks/merge_experts.py --model smollm2 --steps 40 --tries 8    # about an hour on one core
+    .venv/bin/python benchmarks/merge_experts.py --work experts                        # all: some hours on one core
+    .venv/bin/python benchmarks/merge_experts.py --work experts --only ties knots      # some methods
+    .venv/bin/python benchmarks/merge_experts.py --work experts --only --table         # the table of what is measured
 
-Experts learn the help texts of Python (`pydoc_data.topics`), the source of its standard library, and the King James
-Bible (which the embedded model knows already; it learns the names of Unicode instead). Each text's calibration part
-chooses the weights, its held-out part is read once a method. Kept is (loss of the
-base - loss of the merge) / (loss of the base - loss of the best expert); the first row is plain averaging.
+The experts are fixed beforehand: low-rank adapters of rank 16 on every linear layer of SmolLM2-135M, trained on the
+help texts of Python (`pydoc_data.topics`), on the source of its standard library, and on the King James Bible, 48 steps
+of 4 x 256 tokens at 3e-4 in fp32, each from random numbers of its own. They, and what the base and the experts make of
+each text, stay in the folder, so that methods can be measured one by one. Each text's calibration part chooses the
+weights; its held-out windows are read once a method; `--part fresh` reads later windows that nothing else reads.
+
+Kept is (loss of the base - loss of the merge) / (loss of the base - loss of the expert). `averaging` is the plain mean.
 """
 
 from __future__ import annotations
@@ -17,7 +21,7 @@ import platform
 import sys
 import sysconfig
 import time
-import unicodedata
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -26,41 +30,52 @@ import torch
 import transformers
 
 from scaler_wizard.adapting import AdapterMerge, merge_adapters
-from scaler_wizard.data import encode, load_corpus, training_windows
-from scaler_wizard.judging import Answers, Exam, domain_windows
+from scaler_wizard.data import Tokens, encode, load_corpus, training_windows, windows
+from scaler_wizard.evals.perplexity import token_nll
 from scaler_wizard.lora import add_lora
+from scaler_wizard.losses import linear_cross_entropy
 from scaler_wizard.merge import METHODS, Method
 from scaler_wizard.merge.recipe import read_merge
-from scaler_wizard.merging import Prepared, prepare
-from scaler_wizard.models import best_dtype, load_model, load_tokenizer, resolve
-from scaler_wizard.searching import Bench, coordinate_search
+from scaler_wizard.merging import prepare
+from scaler_wizard.models import load_model, load_tokenizer, resolve
+from scaler_wizard.searching import MEAN_SHARE, Try, coordinate_search
+from scaler_wizard.weights import Program
+from scaler_wizard.weights.evaluate import Source, evaluate, from_float, to_float
 
 MODULES = ("argparse.py", "ast.py", "typing.py", "inspect.py", "tarfile.py", "pdb.py", "subprocess.py", "decimal.py")
 MODULES += ("_pydecimal.py", "doctest.py", "zipfile.py", "smtplib.py", "turtle.py", "logging/__init__.py", "shutil.py")
-METHOD_SETTINGS: dict[str, tuple[dict[str, float], dict[str, float]]] = {
-    "linear": ({}, {}),
-    "task_arithmetic": ({}, {}),
-    "ties": ({"density": 0.5}, {}),
-    "dare_linear": ({"density": 0.8}, {}),
-    "dare_ties": ({"density": 0.8}, {}),
-    "della_linear": ({"density": 0.7}, {}),
-    "della": ({"density": 0.7}, {}),
-    "breadcrumbs": ({"density": 0.9}, {}),
-    "breadcrumbs_ties": ({"density": 0.9}, {}),
-    "multislerp": ({}, {}),
-    "model_stock": ({}, {}),
-    "sce": ({}, {"select_topk": 0.5}),
-    "tsv": ({}, {}),
-    "iso_c": ({}, {}),
+STEPS, BATCH, LENGTH, RANK, RATE = 48, 4, 256, 16, 3e-4
+CHOOSE, CALIBRATION, HELD_OUT = 3, 12, 8
+"""Windows of each text that a try reads, that learnt weights read, and that the table and a confirmation read."""
+ADAPTED = "_proj.weight"
+"""The matrices that the experts changed."""
+NAMES = ("help", "source", "bible")
+Settings = tuple[dict[str, Any], dict[str, Any], float]
+ROWS: Mapping[str, tuple[str, Settings, int]] = {
+    "averaging": ("linear", ({}, {}, 1.0), 1),
+    "linear": ("linear", ({}, {}, 1.0), 4),
+    "multislerp": ("multislerp", ({}, {}, 1.0), 3),
+    "multislerp of changes": ("multislerp", ({}, {"base": True}, 1.0), 1),
+    "karcher": ("karcher", ({}, {}, 0.0), 1),
+    "task_arithmetic": ("task_arithmetic", ({}, {}, 0.6), 6),
+    "ties": ("ties", ({"density": 0.5}, {}, 1.0), 4),
+    "dare_linear": ("dare_linear", ({"density": 0.8}, {}, 0.6), 3),
+    "dare_ties": ("dare_ties", ({"density": 0.8}, {}, 0.7), 3),
+    "della_linear": ("della_linear", ({"density": 0.7}, {}, 0.6), 3),
+    "della": ("della", ({"density": 0.7}, {}, 0.7), 3),
+    "breadcrumbs": ("breadcrumbs", ({"density": 0.9}, {}, 0.6), 3),
+    "breadcrumbs_ties": ("breadcrumbs_ties", ({"density": 0.9}, {}, 1.0), 3),
+    "model_stock": ("model_stock", ({}, {}, 0.0), 1),
+    "sce": ("sce", ({}, {"select_topk": 0.5}, 0.0), 1),
+    "tsv": ("tsv", ({}, {}, 0.0), 1),
+    "iso_c": ("iso_c", ({}, {}, 0.0), 1),
+    "concatenate": ("concatenate", ({}, {}, 0.6), 1),
+    "knots": ("knots", ({}, {"density": 0.5}, 1.0), 3),
 }
-"""Settings of each model, and of the method."""
-FUSED = ("knots",)
+"""The method of a row, (settings of each model, of the method, the weight that a search begins at), tries. A weight of
+0 stands for a method without weights. Not here: slerp, nuslerp and nearswap, which take two models, and passthrough."""
+FUSED = ("concatenate", "knots")
 """Made of the adapters, not of whole matrices; what is searched is how much of the fused adapter is added."""
-START = {"ties": 1.0, "dare_ties": 0.7, "della": 0.7, "breadcrumbs_ties": 0.7}
-"""Weight that the search begins at, where it is not 0.6; a mean's weights begin equal."""
-UNSEARCHED = ("averaging", "model_stock", "sce", "tsv", "iso_c")
-"""Plain averaging as it is; two without weights; two that need minutes of singular values for each try."""
-WEIGHTLESS = ("model_stock", "sce", "tsv", "iso_c")
 
 
 def main() -> int:
@@ -68,111 +83,65 @@ def main() -> int:
     options = _options()
     options.work.mkdir(parents=True, exist_ok=True)
     torch.set_num_threads(options.threads)
-    base, texts = resolve(options.model).folder, _texts(options.work, bible=options.model != "embedded")
-    tokenizer = load_tokenizer(base)
-    length = min(options.length, int(load_model(base, dtype="float32").config.max_position_embeddings))
-    print(f"Python {platform.python_version()}, torch {torch.__version__}, transformers {transformers.__version__}")
-    print(
-        f"{options.model}, rank {options.rank}, {options.steps} steps of {options.batch} x {length} tokens\n",
-        flush=True,
-    )
-    begun = time.process_time()
-    adapters = {name: _expert(base, text, options.work / name, length, options) for name, text in texts.items()}
-    print(f"trained in {time.process_time() - begun:.0f} CPU seconds", flush=True)
-    cut: dict[str, Any] = {"length": length}
-    calibration = domain_windows(texts, tokenizer, "calibration", count=options.windows, **cut)
-    heldout = domain_windows(texts, tokenizer, "heldout", count=4 * options.windows, **cut)
-    ready = prepare(_method("task_arithmetic", base, adapters, [1.0] * 3))
-    fast = {"dtype": best_dtype()[0]}
-    asked = {"calibration": Exam(calibration, tokenizer), "heldout": Exam(heldout, tokenizer)}
-    choose, final = (
-        _bench(ready, exam, options.work / f"{part}-{options.windows}.npz", **fast) for part, exam in asked.items()
-    )
-    for name in texts:
-        held = {key.rpartition("/")[2]: found.losses[name].mean() for key, found in final.parents.items()}
-        print(f"{name}: {', '.join(f'{key} {loss:.3f}' for key, loss in held.items())}", flush=True)
-    print(f"\n| method | tries | {' | '.join(texts)} | worst | weights |\n|---|---|{'---|' * len(texts)}---|---|")
-    for name in options.only or ("averaging", *METHOD_SETTINGS, *FUSED):
-        chosen = _fused(name, adapters, options.work) if name in FUSED else adapters
-        method = "task_arithmetic" if name in FUSED else "linear" if name == "averaging" else name
-        first = _method(method, base, chosen, _begin(name, options))
-        _row(name, first, choose, final, tries=1 if name in UNSEARCHED else options.tries)
-    print(f"\n{time.process_time() - begun:.0f} CPU seconds in all")
+    base, texts = resolve(options.model).folder, _texts(options.work)
+    adapters = {
+        name: _expert(base, text, options.work / name, number) for number, (name, text) in enumerate(texts.items())
+    }
+    bench = ExpertBench(base, adapters, texts, options.work)
+    bench.parents(options.part, HELD_OUT)
+    for name in ROWS if options.only is None else options.only:
+        begun = time.process_time()
+        tried, weights = _measure(name, bench, adapters)
+        kept = bench.kept(options.part, HELD_OUT)
+        row = {"tries": tried, "weights": weights, "kept": kept, "seconds": round(time.process_time() - begun)}
+        _keep(options.work / f"rows-{options.part}.json", name, row)
+        print(f"{name} ({row['seconds']} CPU seconds): {_line(name, row)}", flush=True)
+    print(_table(bench, options))
     return 0
 
 
 def _options() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--work", type=Path, default=Path("merge-experts"), help="folder for texts and adapters")
-    parser.add_argument("--model", default="embedded")
-    parser.add_argument("--steps", type=int, default=150)
-    parser.add_argument("--batch", type=int, default=8)
-    parser.add_argument("--length", type=int, default=256)
-    parser.add_argument("--rank", type=int, default=16)
-    parser.add_argument("--rate", type=float, default=1e-3)
-    parser.add_argument("--windows", type=int, default=16)
-    parser.add_argument("--tries", type=int, default=24)
+    parser.add_argument("--model", default="smollm2")
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--begin", type=float, nargs=3, help="weights that every search begins at")
-    parser.add_argument("--only", nargs="*", help="methods, `averaging` and `knots` among them")
+    parser.add_argument("--part", choices=("heldout", "fresh"), default="heldout", help="windows that are reported on")
+    parser.add_argument("--only", nargs="*", help=f"rows: {', '.join(ROWS)}")
     return parser.parse_args()
 
 
-def _texts(work: Path, *, bible: bool) -> dict[str, str]:
+# -- the experts ----------------------------------------------------------------------------------------------------
+
+
+def _texts(work: Path) -> dict[str, str]:
     from pydoc_data.topics import topics
 
-    help_texts = work / "help.jsonl"
-    help_texts.write_text("".join(json.dumps({"text": text}) + "\n" for text in topics.values()))
+    help_texts = work / "help.txt"  # one text, so that its three parts are three stretches
+    help_texts.write_text("\n\n".join(topics.values()), encoding="utf-8")
     library = Path(sysconfig.get_paths()["stdlib"])
     source = work / "source.jsonl"
     files = [library / name for name in MODULES if (library / name).is_file()]
     source.write_text("".join(json.dumps({"text": file.read_text(encoding="utf-8")}) + "\n" for file in files))
-    names = work / "names.jsonl"
-    blocks = [range(start, start + 256) for start in range(0, 0x20000, 256)]
-    pages = ["\n".join(f"U+{code:04X} {name}" for code in block if (name := _name(code))) for block in blocks]
-    names.write_text("".join(json.dumps({"text": page}) + "\n" for page in pages if page))
-    return {"help": str(help_texts), "source": str(source), **({"bible": "kjv"} if bible else {"names": str(names)})}
+    return dict(zip(NAMES, (str(help_texts), str(source), "kjv"), strict=True))
 
 
-def _name(code: int) -> str:
-    return unicodedata.name(chr(code), "").replace("CJK UNIFIED IDEOGRAPH-", "")
-
-
-def _bench(ready: Prepared, exam: Exam, file: Path, **more: Any) -> Bench:
-    """A bench whose parents are asked once: what they answered is kept in the folder for the next run."""
-    known: dict[str, Answers] = {}
-    if file.is_file():
-        stored = np.load(file)
-        names = {key.split("|")[0] for key in stored}
-        parts = {name: [_part(stored, name, what) for what in ("losses", "right")] for name in names}
-        known = {name: Answers(*found) for name, found in parts.items()}
-    bench = Bench(ready, exam, known=known, **more)
-    answers = [(name, "losses", one.losses) for name, one in bench.parents.items()]
-    answers += [(name, "right", one.right) for name, one in bench.parents.items()]
-    np.savez(file, **{f"{name}|{what}|{text}": values for name, what, of in answers for text, values in of.items()})
-    return bench
-
-
-def _part(stored: Any, name: str, what: str) -> dict[str, Any]:
-    return {key.split("|")[2]: stored[key] for key in stored if key.startswith(f"{name}|{what}|")}
-
-
-def _expert(base: Path, text: str, folder: Path, length: int, options: argparse.Namespace) -> Path:
+def _expert(base: Path, text: str, folder: Path, seed: int) -> Path:
     """A LoRA adapter trained on one text; kept in the folder for the next run."""
     if (folder / "adapter_config.json").is_file():
         return folder
-    model = add_lora(load_model(base, dtype="float32"), rank=options.rank, seed=0).train()
-    ids = training_windows(encode(load_corpus(text).train, load_tokenizer(base)), length, seed=0).ids
+    model = add_lora(load_model(base, dtype="float32"), rank=RANK, seed=seed).train()
+    ids = training_windows(encode(load_corpus(text).train, load_tokenizer(base)), LENGTH, seed=0).ids
     learning = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    optimiser = torch.optim.AdamW(learning, lr=options.rate, weight_decay=0.0)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, options.rate, total_steps=options.steps, pct_start=0.1)
-    for step in range(options.steps):
-        picks = np.arange(step * options.batch, (step + 1) * options.batch) % len(ids)
+    optimiser = torch.optim.AdamW(learning, lr=RATE, weight_decay=0.0)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, RATE, total_steps=STEPS, pct_start=0.1)
+    inner = model.base_model.model
+    for step in range(STEPS):
+        picks = np.arange(step * BATCH, (step + 1) * BATCH) % len(ids)
         batch = torch.from_numpy(ids[picks].astype(np.int64))
-        with torch.autocast("cpu", torch.bfloat16, enabled=options.model != "embedded"):
-            loss = model(batch, labels=batch).loss
+        hidden = inner.model(batch, use_cache=False).last_hidden_state[:, :-1].flatten(0, 1)
+        loss = linear_cross_entropy(hidden, inner.lm_head.weight, batch[:, 1:].flatten())
         loss.backward()
-        print(f"{folder.name} {step + 1}/{options.steps}: {loss.item():.3f}", file=sys.stderr, flush=True)
+        print(f"{folder.name} {step + 1}/{STEPS}: {loss.item():.3f}", file=sys.stderr, flush=True)
         torch.nn.utils.clip_grad_norm_(learning, 1.0)
         optimiser.step()
         schedule.step()
@@ -181,38 +150,142 @@ def _expert(base: Path, text: str, folder: Path, length: int, options: argparse.
     return folder
 
 
-def _method(name: str, base: Path, adapters: dict[str, Path], begin: list[float]) -> Method:
-    each, general = METHOD_SETTINGS[name]
-    pairs = zip(adapters.values(), begin, strict=False)
-    weights = {folder: {} if name in WEIGHTLESS else {"weight": weight} for folder, weight in pairs}
-    models = [{"model": f"{base}+{folder}", **weights[folder], **each} for folder in adapters.values()]
-    named = {"base": str(base)} if METHODS[name].base_is != "not used" else {}
-    return read_merge({"method": name, "models": models, **named, **general}, name, METHODS)
+# -- measuring ------------------------------------------------------------------------------------------------------
 
 
-def _fused(name: str, adapters: dict[str, Path], work: Path) -> dict[str, Path]:
-    """One adapter of all, by KnOTS-TIES; its weight is searched."""
-    block = {"method": name, "density": 0.5, "adapters": [{"adapter": str(one)} for one in adapters.values()]}
-    return {name: merge_adapters(AdapterMerge.read(block, name), work / name, force=True).folder}
+class ExpertBench:
+    """The base in fp32, whose adapted matrices every merge replaces, and what base and experts make of each text."""
+
+    def __init__(self, base: Path, adapters: Mapping[str, Path], texts: Mapping[str, str], work: Path) -> None:
+        self.base, self.adapters, self._work = base, adapters, work
+        self.tokenizer = load_tokenizer(base)
+        self.model = load_model(base, dtype="float32")
+        self.windows = {part: self._cut(part, texts) for part in ("calibration", "heldout", "fresh")}
+
+    def _cut(self, part: str, texts: Mapping[str, str]) -> dict[str, Tokens]:
+        skip, count = (HELD_OUT, HELD_OUT) if part == "fresh" else (0, CALIBRATION)
+        found = {}
+        for name, source in texts.items():
+            documents = getattr(load_corpus(source), "calibration" if part == "calibration" else "heldout")
+            found[name] = windows(encode(documents, self.tokenizer), LENGTH, limit=skip + count)[skip:]
+            assert len(found[name]) == count, f"{name}: {len(found[name])} windows of its {part} text"
+        return found
+
+    def put(self, program: Program) -> None:
+        """The program's matrices, rounded as they would be written."""
+        source, parameters = Source(program.seed), dict(self.model.named_parameters())
+        for name, tensor in program.tensors.items():
+            if name.endswith(ADAPTED):
+                values = evaluate(tensor, 0, tensor.shape[0], source)
+                stored = to_float(from_float(values.reshape(-1), tensor.dtype), tensor.dtype).reshape(tensor.shape)
+                with torch.no_grad():
+                    parameters[name].copy_(torch.from_numpy(stored.copy()))
+        source.close()
+
+    def losses(self, part: str, count: int) -> dict[str, float]:
+        """Of the model as it is now, nats per token, of the first windows of each text."""
+        return {name: float(token_nll(self.model, ids[:count]).mean()) for name, ids in self.windows[part].items()}
+
+    def parents(self, part: str, count: int) -> dict[str, tuple[float, float]]:
+        """Loss of the base and of the text's own expert on the first windows, by text; each is asked once."""
+        file = self._work / f"parents-{part}.json"
+        if not file.is_file():
+            base = self._read_parent(None, part)
+            own = {name: self._read_parent(name, part)[name] for name in self.adapters}
+            file.write_text(json.dumps({name: [base[name], own[name]] for name in self.adapters}))
+        known = json.loads(file.read_text())
+        return {name: tuple(float(np.mean(losses[:count])) for losses in pair) for name, pair in known.items()}
+
+    def _read_parent(self, name: str | None, part: str) -> dict[str, list[float]]:
+        """Losses of each window: of the base on all texts, of an expert on its own."""
+        models = [
+            {"model": f"{self.base}+{folder}", "weight": float(key == name)} for key, folder in self.adapters.items()
+        ]
+        block = {"method": "task_arithmetic", "base": str(self.base), "models": models}
+        self.put(prepare(read_merge(block, "parent", METHODS)).program)
+        chosen = {key: ids for key, ids in self.windows[part].items() if name in (None, key)}
+        return {key: token_nll(self.model, ids).mean(axis=1).tolist() for key, ids in chosen.items()}
+
+    def kept(self, part: str, count: int) -> dict[str, float]:
+        """Share of each expert's gain that the model has as it is now."""
+        losses = self.losses(part, count)
+        return {name: (base - losses[name]) / (base - own) for name, (base, own) in self.parents(part, count).items()}
+
+    def score(self, method: Method) -> Try:
+        """Merge, read some calibration windows, compare."""
+        self.parents("calibration", CHOOSE)  # before the merge is put, since asking them puts them
+        self.put(prepare(method).program)
+        kept = self.kept("calibration", CHOOSE)
+        shares = list(kept.values())
+        return Try(weights={}, kept=kept, score=min(shares) + MEAN_SHARE * sum(shares) / len(shares))
 
 
-def _begin(name: str, options: argparse.Namespace) -> list[float]:
-    """Weights that a search begins at; of a mean, and of an adapter that is fused already, equal ones."""
-    if name in ("averaging", *FUSED):
-        return [1.0] * 3
-    return options.begin or [START.get(name, 0.6)] * 3
+# -- rows -----------------------------------------------------------------------------------------------------------
 
 
-def _row(title: str, method: Method, choose: Bench, final: Bench, *, tries: int) -> None:
-    """Search on calibration text, measure the best on held-out text."""
-    seen: list[Any] = [(method, None)]
+def _measure(name: str, bench: ExpertBench, adapters: Mapping[str, Path]) -> tuple[int, str]:
+    """Leave the row's best merge in the bench; how many were tried, and its weights in words."""
+    method, settings, tries = ROWS[name]
+    first = _fused(name, bench, settings) if name in FUSED else _method(method, bench.base, adapters, settings)
+    seen: list[tuple[Method, Any]] = [(first, None)]
     best = 0
     if tries > 1:
-        seen, best = coordinate_search(method, choose.like(prepare(method)).score, tries=tries)
-    found = final.like(prepare(seen[best][0])).score(seen[best][0])
-    kept = " | ".join(f"{share:.1%}" for share in found.kept.values())
-    weights = ", ".join(f"{value:g}" for value in found.weights.values())
-    print(f"| {title} | {len(seen)} | {kept} | {min(found.kept.values()):.1%} | {weights} |", flush=True)
+        seen, best = coordinate_search(first, bench.score, tries=tries)
+    bench.put(prepare(seen[best][0]).program)
+    return len(seen), _weights(seen[best][0])
+
+
+def _method(name: str, base: Path, adapters: Mapping[str, Path], settings: Settings) -> Method:
+    each, general, weight = settings
+    weighted = {"weight": weight} if weight else {}
+    models = [{"model": f"{base}+{folder}", **weighted, **each} for folder in adapters.values()]
+    wants_base = METHODS[name].base_is == "needed" or "base" in general
+    named = {"base": str(base)} if wants_base else {}
+    return read_merge({"method": name, "models": models, **general, **named}, name, METHODS)
+
+
+def _fused(name: str, bench: ExpertBench, settings: Settings) -> Method:
+    """One adapter of all, added to the base."""
+    _, general, weight = settings
+    listed = [{"adapter": str(one), "weight": weight} for one in bench.adapters.values()]
+    out = bench.adapters["help"].parent / f"fused-{name}"
+    merge_adapters(AdapterMerge.read({"method": name, "adapters": listed, **general}, name), out, force=True)
+    return _method("task_arithmetic", bench.base, {name: out}, ({}, {}, 1.0))
+
+
+def _weights(method: Method) -> str:
+    numbers = [getattr(model, "weight", None) for model in method.models]
+    scale = getattr(method, "scale", 1.0)
+    listed = ", ".join(f"{number:g}" for number in numbers if isinstance(number, float))
+    return listed if scale == 1.0 else f"{listed}; scale {scale:g}"
+
+
+# -- the table ------------------------------------------------------------------------------------------------------
+
+
+def _keep(file: Path, name: str, row: Mapping[str, Any]) -> None:
+    known = json.loads(file.read_text()) if file.is_file() else {}
+    file.write_text(json.dumps({**known, name: row}, indent=1))
+
+
+def _line(name: str, row: Mapping[str, Any]) -> str:
+    kept = " | ".join(f"{row['kept'][text]:.1%}" for text in NAMES)
+    return f"| {name} | {row['tries']} | {kept} | {min(row['kept'].values()):.1%} | {row['weights']} |"
+
+
+def _table(bench: ExpertBench, options: argparse.Namespace) -> str:
+    file = options.work / f"rows-{options.part}.json"
+    rows = json.loads(file.read_text()) if file.is_file() else {}
+    parents = bench.parents(options.part, HELD_OUT)
+    gains = ", ".join(f"{name} {base:.3f} - {own:.3f} = {base - own:.3f}" for name, (base, own) in parents.items())
+    ordered = sorted(rows.items(), key=lambda row: -min(row[1]["kept"].values()))
+    lines = [
+        f"Python {platform.python_version()}, torch {torch.__version__}, transformers {transformers.__version__}",
+        f"{options.model}, {options.part}; loss of base and expert, nats per token: {gains}\n",
+        f"| method | tries | {' | '.join(NAMES)} | worst | weights |\n|---|---|{'---|' * len(NAMES)}---|---|",
+        *(_line(name, row) for name, row in ordered),
+    ]
+    return "\n".join(lines)
 
 
 if __name__ == "__main__":

@@ -162,3 +162,30 @@ def nearswap(base: Matrix, model: Matrix, t: float) -> Matrix:
     share = np.clip(t / np.maximum(np.abs(model - base), 1e-6), 0, 1)
     found: Matrix = share * model + (1 - share) * base
     return found
+
+
+def ram(base: Matrix, models: Sequence[Matrix], epsilon: float, r: float = 0.0, alpha: float = 0.0) -> Matrix:
+    """Number by number: what one model alone changed is added whole, what several changed is averaged."""
+    vectors = np.stack([model - base for model in models])
+    changed = np.abs(vectors) > epsilon
+    count = changed.sum(0)
+    vectors = np.where(changed, vectors, 0)
+    factors = []
+    for one in changed:
+        shared, alone = (one & (count > 1)).sum(), (one & (count == 1)).sum()
+        factors.append(1 + r * min(shared / max(alone, 1e-5), alpha))
+    enlarged = np.array(factors).reshape(-1, *[1] * base.ndim) * np.where(count == 1, vectors, 0)
+    found: Matrix = base + enlarged.sum(0) + np.where(count > 1, vectors, 0).sum(0) / np.maximum(count, 1)
+    return found
+
+
+def arcee_fusion(base: Matrix, model: Matrix) -> Matrix:
+    """NaN where the importance is the threshold's but for rounding: there, both answers are right."""
+    shares = [np.exp(rows - rows.max(-1, keepdims=True)) for rows in (model, base)]
+    p, q = (rows / rows.sum(-1, keepdims=True) + 1e-8 for rows in shares)
+    importance = np.abs(model - base) * np.sum(p * np.log(p / q), axis=-1, keepdims=True)
+    ordered = np.sort(importance, axis=None)
+    first, median, third = (ordered[int(share * (ordered.size - 1))] for share in (0.25, 0.5, 0.75))
+    threshold = median + 1.5 * (third - first)
+    near = np.abs(importance - threshold) < 1e-6 * threshold
+    return np.where(near & (model != base), np.nan, np.where(importance >= threshold, model, base))

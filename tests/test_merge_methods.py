@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import os
 import subprocess
@@ -167,6 +168,14 @@ CASES: dict[str, tuple[str, Sequence[dict[str, Any]], dict[str, Any], Reference]
         {"select_topk": 0.4},
         lambda base, models, name: reference.sce(base, models, 0.4),
     ),
+    "ram": ("ram", [{}] * 3, {"epsilon": 0.04}, lambda base, models, name: reference.ram(base, models, 0.04)),
+    "ram plus": (
+        "ramplus_tl",
+        [{}] * 3,
+        {"epsilon": 0.04, "r": 0.3, "alpha": 0.8},
+        lambda base, models, name: reference.ram(base, models, 0.04, 0.3, 0.8),
+    ),
+    "arcee fusion": ("arcee_fusion", [{}], {}, lambda base, models, name: reference.arcee_fusion(base, models[0])),
     "tsv": ("tsv", [{}] * 2, {}, spectral(reference.tsv)),
     "iso-c": ("iso_c", [{}] * 3, {}, spectral(reference.iso)),
 }
@@ -283,26 +292,40 @@ def test_processes_and_shards_change_no_bit(
     assert one.keys() == three.keys() and all(torch.equal(one[name], three[name]) for name in one)
 
 
+REQUIRED = {"slerp": {"t": 0.3}, "nearswap": {"t": 0.02}}
+"""Settings without a default, by method."""
+MERGE_ALL = """
+import sys
+from pathlib import Path
+from scaler_wizard.merging import merge_models
+for file in map(Path, sys.argv[2:]):
+    found = merge_models(file, Path(sys.argv[1]) / file.stem)
+    print(found.lineage.files["model.safetensors"], "torch" in sys.modules, "transformers" in sys.modules)
+"""
+
+
 def test_the_hash_seed_changes_no_bit_and_nothing_heavy_is_loaded(family: dict[str, Path], tmp_path: Path) -> None:
-    models = "".join(f"    - {{model: {family[name]}, density: 0.4}}\n" for name in "ab")
-    file = tmp_path / "recipe.yaml"
-    file.write_text(f"merge:\n  method: dare_ties\n  base: {family['base']}\n  models:\n{models}")
-    script = (
-        "import sys; from pathlib import Path; from scaler_wizard.merging import merge_models;"
-        "found = merge_models(Path(sys.argv[1]), Path(sys.argv[2]));"
-        "print(found.lineage.files['model.safetensors'], 'torch' in sys.modules, 'transformers' in sys.modules)"
-    )
+    files = []
+    for name, kind in METHODS.items():
+        models = [{"model": str(family[one])} for one in "ab"[: kind.most]]
+        base = {"base": str(family["base"])} if kind.base_is == "needed" else {}
+        files.append(tmp_path / f"{name}.yaml")
+        files[-1].write_text(
+            json.dumps({"merge": {"method": name, "models": models, **base, **REQUIRED.get(name, {})}})
+        )
     said = [
         subprocess.run(
-            [sys.executable, "-c", script, str(file), str(tmp_path / seed)],
+            [sys.executable, "-c", MERGE_ALL, str(tmp_path / seed), *map(str, files)],
             env={**os.environ, "PYTHONHASHSEED": seed},
             check=True,
             capture_output=True,
             text=True,
-        ).stdout
-        for seed in "15"
+        ).stdout.splitlines()
+        for seed in ("0", "1", "5")
     ]
-    assert said[0] == said[1] and said[0].endswith("False False\n")
+    assert said[0] == said[1] == said[2] and len(said[0]) == len(METHODS)
+    assert all(line.endswith("False False") for line in said[0])
+    assert len(set(said[0])) > len(METHODS) // 2  # the methods do not all write the same
 
 
 def test_weights_follow_layers_and_parts(family: dict[str, Path], tmp_path: Path) -> None:

@@ -438,6 +438,24 @@ def test_narrow_parameters_come_before_wide_ones_and_the_base_is_not_merged(tmp_
     assert found.models[1].weight == 0.7 and found.models[1].density == 0.4
 
 
+def test_the_one_module_of_a_language_model_is_read_as_if_it_stood_outside(tmp_path: Path) -> None:
+    found = kit(
+        tmp_path,
+        """
+        modules:
+          default:
+            slices:
+              - sources: [{model: a, layer_range: [0, 8], parameters: {weight: 0.3}}, {model: b, layer_range: [0, 8]}]
+            parameters: {weight: {filter: mlp, value: 0.6}}
+        merge_method: linear
+        parameters: {weight: 0.9}
+        """,
+    )
+    assert isinstance(found, Linear) and [model.layers for model in found.models] == [(0, 8), (0, 8)]
+    assert found.models[0].weight == 0.3
+    assert found.models[1].weight == (Filtered(filter="mlp", value=0.6), Filtered(value=0.9))
+
+
 def test_other_words_for_the_same_are_understood(tmp_path: Path) -> None:
     text = "models: [{model: a}, {model: b}]\nmerge_method: nuslerp\nparameters: {weight: 1, nuslerp_flatten: false}\n"
     rows = kit(tmp_path, text)
@@ -460,10 +478,15 @@ def test_other_words_for_the_same_are_understood(tmp_path: Path) -> None:
         ),
         ("models: [{model: a}]\nmerge_method: ties\nbase_model: c\nparametrs: {}\n", "did you mean parameters"),
         ("models: [{model: a}]\nmerge_method: ties\nbase_model: c\nparameters: {weight: 99}\n", "from -10 to 10"),
-        ("models: [{model: a}]\nmerge_method: arcee_fusion\n", "arcee_fusion is not supported"),
-        ("modules: {}\nmerge_method: linear\n", "modules: not supported"),
+        ("models: [{model: a}]\nmerge_method: core_space\n", "core_space is not supported"),
+        ("modules: {}\nmerge_method: linear\n", "modules: none: a language model is the one module default"),
+        ("modules: {vision_tower: {models: [{model: a}]}}\nmerge_method: linear\n", "modules: vision_tower: "),
+        ("modules: {default: {}}\nmerge_method: linear\n", "modules.default: exactly one of models and slices"),
+        ("modules: {default: {modles: []}}\nmerge_method: linear\n", "did you mean models"),
+        ("modules: {default: 3}\nmerge_method: linear\n", "modules.default: a group of fields: missing"),
+        ("modules: {}\nmodels: [{model: a}]\nmerge_method: linear\n", "exactly one of models, slices and modules"),
         ("models: [{model: a}]\nmerge_method: linear\nchat_template: chatml\n", "chat_template"),
-        ("models: [{model: a}]\nslices: []\nmerge_method: linear\n", "exactly one of models and slices"),
+        ("models: [{model: a}]\nslices: []\nmerge_method: linear\n", "exactly one of models, slices and modules"),
         ("models: [{model: a}]\nmerge_method: ties\nbase_model: c\nparameters: {rescale: true}\n", "is always False"),
         ("models: [{model: a}]\nmerge_method: linear\ntokenizer: {tokens: {}}\n", "tokenizer.tokens: not supported"),
     ],

@@ -11,7 +11,7 @@ from typing import Any
 from scaler_wizard.architecture import read_architecture
 from scaler_wizard.errors import ScalerError
 from scaler_wizard.merge import Method, merge_program
-from scaler_wizard.merge.knobs import knobs
+from scaler_wizard.merge.knobs import told
 from scaler_wizard.merge.program import parent
 from scaler_wizard.merging import prepare
 from scaler_wizard.parents import GROWN, names_of, run_parents
@@ -53,7 +53,7 @@ def _told(method: Method, tries: list[Try], reconciled: tuple[str, ...]) -> dict
     return {
         "method": method.method,  # type: ignore[attr-defined]  # every method's record has its own literal
         "parents": names_of(method),
-        "weights": {knob.name: knob.get(method) for knob in knobs(method)},
+        "weights": told(method),
         "reconciled": list(reconciled),
         "tries": [one.model_dump(mode="json") for one in tries],
     }

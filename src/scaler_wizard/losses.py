@@ -75,3 +75,12 @@ def linear_cross_entropy(
     total = _LinearCrossEntropy.apply(hidden, weight, targets, shares, dtype, softcap)
     mean: torch.Tensor = total / shares.sum()
     return mean
+
+
+def head_loss(
+    model: Any, hidden: torch.Tensor, targets: torch.Tensor, *, weights: torch.Tensor | None = None
+) -> torch.Tensor:
+    """The same for a model's own head, with the family's divisor (Granite) and cap (Gemma 2) of the logits."""
+    divisor = getattr(model.config, "logits_scaling", None) or 1.0
+    cap = getattr(model.config, "final_logit_softcapping", None)
+    return linear_cross_entropy(hidden / divisor, model.lm_head.weight, targets, weights=weights, softcap=cap)

@@ -20,7 +20,7 @@ from scaler_wizard.errors import ScalerError
 from scaler_wizard.grow import GrowthOperator, Operator, grow_program
 from scaler_wizard.merge import METHODS, Method, Parent, merge_program
 from scaler_wizard.merge.conflicts import Conflicts, compare_changes
-from scaler_wizard.merge.knobs import knobs
+from scaler_wizard.merge.knobs import refuse_search
 from scaler_wizard.merge.preflight import check, check_tokenizers
 from scaler_wizard.merge.program import parent
 from scaler_wizard.merge.recipe import WeightSearch, read_merge
@@ -47,8 +47,7 @@ def merge_settings(recipe: Recipe, base: Architecture, operators: Sequence[Growt
     check(method, parents)
     check_tokenizers(parents)
     merge_program(method, parents)
-    if search.tries > 1 and not knobs(method):
-        raise ScalerError("merge.search: this merge has no single weights to turn", "leave `search` out")
+    refuse_search(method, search)
     return Merge(method=method, search=search)
 
 

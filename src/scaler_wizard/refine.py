@@ -21,7 +21,7 @@ from scaler_wizard.context.frequencies import frequencies, plain
 from scaler_wizard.context.rope import extended_config, positions
 from scaler_wizard.context.search import Candidate
 from scaler_wizard.errors import ScalerError
-from scaler_wizard.losses import linear_cross_entropy
+from scaler_wizard.losses import head_loss
 
 LEARNING_RATE = 0.02
 LOOK_EVERY, PATIENCE = 5, 3
@@ -142,17 +142,17 @@ def _long(model: Any, drawn: Sample, question: Asked) -> torch.Tensor:
     ids, read = torch.cat([text, asked], 1), text.shape[1]
     hidden = _hidden(model, ids, torch.cat([places, after], 1))
     half = read // 2
-    long = _loss(model, hidden[:, half : read - 1].flatten(0, 1), ids[:, half + 1 : read].flatten())
+    long = head_loss(model, hidden[:, half : read - 1].flatten(0, 1), ids[:, half + 1 : read].flatten())
     rows = [slice(read + one.start - 1, read + one.stop - 1) for one in question.answers]
     states = torch.cat([row[part] for row, part in zip(hidden, rows, strict=True)])
     told = torch.cat([row[part.start + 1 : part.stop + 1] for row, part in zip(ids, rows, strict=True)])
-    return long + _loss(model, states, told)
+    return long + head_loss(model, states, told)
 
 
 def _short(model: Any, drawn: Sample) -> torch.Tensor:
     ids = torch.from_numpy(drawn.short).long().to(model.device)
     hidden = _hidden(model, ids, torch.arange(ids.shape[1], device=ids.device).expand_as(ids))
-    return _loss(model, hidden[:, :-1].flatten(0, 1), ids[:, 1:].flatten())
+    return head_loss(model, hidden[:, :-1].flatten(0, 1), ids[:, 1:].flatten())
 
 
 def _hidden(model: Any, ids: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
@@ -164,9 +164,3 @@ def _hidden(model: Any, ids: torch.Tensor, places: torch.Tensor) -> torch.Tensor
         ).last_hidden_state
     hidden: torch.Tensor = flat.reshape(count, length, -1)
     return hidden
-
-
-def _loss(model: Any, hidden: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-    divisor = getattr(model.config, "logits_scaling", None) or 1.0
-    cap = getattr(model.config, "final_logit_softcapping", None)
-    return linear_cross_entropy(hidden / divisor, model.lm_head.weight, targets, softcap=cap)

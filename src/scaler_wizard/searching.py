@@ -26,8 +26,8 @@ from typing import Any
 from scaler_wizard.architecture import Blueprint
 from scaler_wizard.errors import ScalerError
 from scaler_wizard.judging import SMALLEST_GAIN, Answers, Exam, Judgement, domain_windows, judge
-from scaler_wizard.merge import Method, merge_program
-from scaler_wizard.merge.knobs import Knob, knobs
+from scaler_wizard.merge import Method, TaskArithmetic, merge_program
+from scaler_wizard.merge.knobs import Knob, knobs, refuse_search, told
 from scaler_wizard.merge.recipe import WeightSearch
 from scaler_wizard.merging import Merged, Prepared, Tell, merge_models, prepare
 from scaler_wizard.record import Record, to_json
@@ -47,7 +47,7 @@ class Try(Record):
     """One merge that was measured."""
 
     weights: dict[str, float]
-    """Every weight that was searched."""
+    """Every weight that was searched; the mean of each model's, where every matrix has its own."""
     kept: dict[str, float]
     """Share of the best parent's gain over the base that is kept, by text."""
     score: float
@@ -154,9 +154,8 @@ class Bench:
         """Merge in memory, measure, compare."""
         found = self.ask(method)
         kept = {name: self._kept(name, float(losses.mean())) for name, losses in found.losses.items()}
-        weights = {knob.name: knob.get(method) for knob in knobs(method)}
         shares = list(kept.values())
-        return Try(weights=weights, kept=kept, score=min(shares) + MEAN_SHARE * sum(shares) / len(shares))
+        return Try(weights=told(method), kept=kept, score=min(shares) + MEAN_SHARE * sum(shares) / len(shares))
 
     def ask(self, method: Method) -> Answers:
         """What the merged model answers."""
@@ -172,12 +171,24 @@ class Bench:
             chances=self.exam.chances,
         )
 
+    def gain(self, text: str) -> float:
+        """What the best parent gained on a text, nats per token, SMALLEST_GAIN at least."""
+        start, best = self._range(text)
+        return max(start - best, SMALLEST_GAIN)
+
+    def rest(self) -> None:
+        """Free the model until the next merge needs one."""
+        self._config, self._model = {}, None
+
     def _kept(self, text: str, loss: float) -> float:
         """1: as good as the best parent; 0: as good as the base, or as the worst parent where there is no base."""
+        return (self._range(text)[0] - loss) / self.gain(text)
+
+    def _range(self, text: str) -> tuple[float, float]:
+        """Losses of the base, or of the worst parent where there is none, and of the best parent."""
         losses = {name: float(found.losses[text].mean()) for name, found in self.parents.items()}
-        best = min(losses.values())
         start = losses[self._base] if self._base is not None else max(losses.values())
-        return (start - loss) / max(start - best, SMALLEST_GAIN)
+        return start, min(losses.values())
 
     def _put(self, program: Program) -> None:
         """The program's weights, rounded as they would be written, into the model."""
@@ -245,18 +256,34 @@ def choose(
     bench = Bench(ready, exam, dtype=best_dtype()[0])
     done = 0
 
-    def score(method: Method) -> Try:
+    def expired() -> bool:
+        return search.seconds is not None and time.monotonic() - begun > search.seconds
+
+    def go_on() -> bool:
         nonlocal done
         tell("trying weights", done / search.tries)
         done += 1
+        return not expired()
+
+    def score(method: Method) -> Try:
+        go_on()
         return bench.score(method)
 
-    return coordinate_search(
-        ready.method,
-        score,
-        tries=search.tries,
-        expired=lambda: search.seconds is not None and time.monotonic() - begun > search.seconds,
-    )
+    if search.by == "model":
+        return coordinate_search(ready.method, score, tries=search.tries, expired=expired)
+    seen = [(ready.method, bench.score(ready.method))]
+    found = _by_matrix(ready, exam, bench, search.tries, go_on)
+    seen.append((found, bench.score(found)))
+    return seen, _best(seen)
+
+
+def _by_matrix(ready: Prepared, exam: Exam, bench: Bench, steps: int, go_on: Callable[[], bool]) -> Method:
+    from scaler_wizard.gradient_search import gradient_search
+
+    assert isinstance(ready.method, TaskArithmetic), "refuse_search has looked"
+    gains = {name: bench.gain(name) for name in exam.texts}
+    bench.rest()
+    return gradient_search(ready.method, ready.parents, exam.texts, gains, steps=steps, go_on=go_on)
 
 
 def search_and_merge(
@@ -271,8 +298,7 @@ def search_and_merge(
     from scaler_wizard.models import load_tokenizer
 
     ready = prepare(recipe)
-    if search.tries > 1 and not knobs(ready.method):
-        raise ScalerError("search: this merge has no single weights to turn", "choose task_arithmetic, or leave it out")
+    refuse_search(ready.method, search)
     asked = exams(search, load_tokenizer(next(iter(ready.parents.values())).folder), seed=ready.method.seed)
     seen, best = choose(ready, search, asked.calibration, tell)
     merged = merge_models(seen[best][0], out, force=force, tell=tell)

@@ -56,13 +56,22 @@ SAME: dict[str, tuple[str, list[dict[str, Any]], dict[str, Any], str | None]] = 
     "breadcrumbs ties": ("breadcrumbs_ties", TRIMMED, {"gamma": 0.05}, "base"),
     "model stock": ("model_stock", [{}, {}], {}, "base"),
     "model stock by row": ("model_stock", [{}, {}], {"filter_wise": True}, "base"),
+    "passthrough": ("passthrough", [{}], {"scale": [{"filter": "o_proj", "value": 0}, {"value": 0.9}]}, None),
+    "ram": ("ram", [{}, {}], {"epsilon": 0.03}, "base"),
+    "ram plus": ("ramplus_tl", [{}, {}], {"epsilon": 0.03, "r": 0.3, "alpha": 0.8}, "base"),
     "sce": ("sce", [{}, {}], {}, "base"),
     "sce of a part": ("sce", [{}, {}], {"select_topk": 0.4}, "base"),
 }
 CHANCE: dict[str, tuple[str, list[dict[str, Any]], dict[str, Any], str | None]] = {
     "dare_linear": ("dare_linear", [{"weight": 1, "density": 0.3}], {}, "base"),
+    "dare_ties": ("dare_ties", [{"weight": 1, "density": 0.3}], {}, "base"),
+    "della": ("della", [{"weight": 1, "density": 0.5, "epsilon": 0.2}], {}, "base"),
     "della_linear": ("della_linear", [{"weight": 1, "density": 0.5, "epsilon": 0.2}], {}, "base"),
 }
+NEARLY: dict[str, tuple[str, list[dict[str, Any]], dict[str, Any], str | None]] = {
+    "arcee_fusion": ("arcee_fusion", [{}], {}, "base"),
+}
+"""Its divergences of rows are sums of nearly cancelling fp32 numbers, so what stands at the threshold may differ."""
 Runs = dict[str, tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]]
 
 
@@ -96,7 +105,7 @@ def runs(family: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> R
 
 
 def cases() -> list[tuple[str, tuple[str, list[dict[str, Any]], dict[str, Any], str | None]]]:
-    return [*SAME.items(), *CHANCE.items()]
+    return [*SAME.items(), *CHANCE.items(), *NEARLY.items()]
 
 
 def recipe(
@@ -137,3 +146,10 @@ def test_as_many_changes_are_kept_and_as_much_enlarged(runs: Runs, family: dict[
         length.append(float(change.abs().sum()))
     assert abs(kept[0] - kept[1]) < 0.01
     assert abs(length[0] / length[1] - 1) < 0.02
+
+
+@pytest.mark.parametrize("case", NEARLY)
+def test_all_but_a_thousandth_is_the_same(runs: Runs, case: str) -> None:
+    ours, theirs = runs[case]
+    apart = sum(int((~torch.isclose(ours[name], theirs[name], rtol=1e-5, atol=2e-6)).sum()) for name in ours)
+    assert apart <= 0.001 * sum(one.numel() for one in ours.values())

@@ -13,12 +13,14 @@ from pydantic import Field
 from scaler_wizard.merge.breadcrumbs import Breadcrumbs, BreadcrumbsTies
 from scaler_wizard.merge.dare import DareLinear, DareTies
 from scaler_wizard.merge.della import Della, DellaLinear
+from scaler_wizard.merge.fusion import ArceeFusion
 from scaler_wizard.merge.karcher import Karcher
 from scaler_wizard.merge.linear import Linear
 from scaler_wizard.merge.method import MergedModel, Method, Tensors, WeightedModel
 from scaler_wizard.merge.nearswap import NearSwap
 from scaler_wizard.merge.passthrough import Passthrough, Slice
 from scaler_wizard.merge.program import Parent, merge_program
+from scaler_wizard.merge.ram import Ram, RamPlus
 from scaler_wizard.merge.sce import Sce
 from scaler_wizard.merge.slerp import MultiSlerp, NuSlerp, Slerp
 from scaler_wizard.merge.spectral import IsoC, TsvMerge
@@ -33,6 +35,7 @@ METHODS: Mapping[str, type[Method]] = {
     "multislerp": MultiSlerp,
     "karcher": Karcher,
     "nearswap": NearSwap,
+    "arcee_fusion": ArceeFusion,
     "task_arithmetic": TaskArithmetic,
     "ties": Ties,
     "dare_linear": DareLinear,
@@ -43,6 +46,8 @@ METHODS: Mapping[str, type[Method]] = {
     "breadcrumbs_ties": BreadcrumbsTies,
     "model_stock": ModelStock,
     "sce": Sce,
+    "ram": Ram,
+    "ramplus_tl": RamPlus,
     "tsv": TsvMerge,
     "iso_c": IsoC,
     "passthrough": Passthrough,
@@ -56,6 +61,7 @@ AnyMethod = Annotated[
     | MultiSlerp
     | Karcher
     | NearSwap
+    | ArceeFusion
     | TaskArithmetic
     | Ties
     | DareLinear
@@ -66,6 +72,8 @@ AnyMethod = Annotated[
     | BreadcrumbsTies
     | ModelStock
     | Sce
+    | Ram
+    | RamPlus
     | TsvMerge
     | IsoC
     | Passthrough,
@@ -76,6 +84,7 @@ AnyMethod = Annotated[
 __all__ = [
     "METHODS",
     "AnyMethod",
+    "ArceeFusion",
     "Breadcrumbs",
     "BreadcrumbsTies",
     "DareLinear",
@@ -93,6 +102,8 @@ __all__ = [
     "NuSlerp",
     "Parent",
     "Passthrough",
+    "Ram",
+    "RamPlus",
     "Sce",
     "Slerp",
     "Slice",

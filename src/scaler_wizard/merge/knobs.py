@@ -4,7 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from scaler_wizard.errors import ScalerError
 from scaler_wizard.merge.method import Method, WeightedModel
+from scaler_wizard.merge.recipe import WeightSearch
+from scaler_wizard.merge.settings import numbers
+from scaler_wizard.merge.task import TaskArithmetic
 
 
 @dataclass(frozen=True)
@@ -40,3 +44,24 @@ def knobs(method: Method) -> list[Knob]:
         for number, model in enumerate(method.models)
         if isinstance(model, WeightedModel) and isinstance(model.weight, float | int)
     ]
+
+
+def told(method: Method) -> dict[str, float]:
+    """What a search found, in few numbers: every knob, and the mean of a model's weights where they differ by part."""
+    found = {knob.name: knob.get(method) for knob in knobs(method)}
+    for model in method.models:
+        if isinstance(model, WeightedModel) and model.model not in found:
+            weights = list(numbers(model.weight))
+            found[model.model] = round(sum(weights) / len(weights), 4)
+    return found
+
+
+def refuse_search(method: Method, search: WeightSearch) -> None:
+    """Refuse a search that has nothing to turn."""
+    if search.tries == 1:
+        return
+    if search.by == "matrix" and not isinstance(method, TaskArithmetic):
+        name = getattr(method, "method", "")
+        raise ScalerError(f"search.by: matrix: not for {name}", "choose method: task_arithmetic, or by: model")
+    if search.by == "model" and not knobs(method):
+        raise ScalerError("search: this merge has no single weights to turn", "choose task_arithmetic, or leave it out")

@@ -45,12 +45,16 @@ FLATTEN = "nuslerp_flatten"
 """One angle for the whole tensor; false is our `row_wise`."""
 BASE_FIRST = ("slerp",)
 FROM_BASE = ("needed", "possible")
+INPUTS = ("models", "slices")
+ONLY_MODULE = "default"
+MODULE_LEVEL = "parameters of the module"
 Levels = list[Mapping[str, Any]]
 
 
 def translated(data: Mapping[str, Any], name: str, methods: Mapping[str, type[Method]]) -> dict[str, Any]:
     """mergekit's configuration as our block."""
     _refuse_unknown(data, name)
+    data = _unwrapped(data, name)
     asked = str(data["merge_method"])
     if asked not in methods:
         raise ScalerError(f"{name}: merge_method: {asked} is not supported", f"choose from {', '.join(methods)}")
@@ -76,12 +80,28 @@ def _refuse_unknown(data: Mapping[str, Any], name: str) -> None:
         if key not in KNOWN:
             close = difflib.get_close_matches(str(key), KNOWN, n=1)
             raise ScalerError(f"{name}: {key}: no such field", f"did you mean {close[0]}?" if close else _listed(KNOWN))
-    if "modules" in data:
-        raise ScalerError(f"{name}: modules: not supported", "merge the language model alone, with `models:`")
     if data.get("chat_template") not in (None, "auto"):
         raise ScalerError(f"{name}: chat_template: not supported", "leave it out; the template is the tokenizer's")
-    if ("models" in data) == ("slices" in data):
-        raise ScalerError(f"{name}: exactly one of models and slices is needed", "keep one of them")
+    if sum(key in data for key in (*INPUTS, "modules")) != 1:
+        raise ScalerError(f"{name}: exactly one of models, slices and modules is needed", "keep one of them")
+
+
+def _unwrapped(data: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    """A language model is one module there, called `default`: what it holds, as if it stood outside."""
+    if "modules" not in data:
+        return data
+    modules = _mapping(data["modules"], f"{name}: modules")
+    if list(modules) != [ONLY_MODULE]:
+        what = ", ".join(map(str, modules)) or "none"
+        raise ScalerError(
+            f"{name}: modules: {what}: a language model is the one module {ONLY_MODULE}",
+            "merge the language model alone",
+        )
+    module = _entry(modules[ONLY_MODULE], f"{name}: modules.{ONLY_MODULE}", (*INPUTS, "parameters"), needed=None)
+    if sum(key in module for key in INPUTS) != 1:
+        raise ScalerError(f"{name}: modules.{ONLY_MODULE}: exactly one of models and slices is needed", "keep one")
+    inner = {key: module[key] for key in INPUTS if key in module}
+    return {**data, **inner, MODULE_LEVEL: _mapping(module.get("parameters"), f"{name}: modules.{ONLY_MODULE}")}
 
 
 def _tokenizer(data: Mapping[str, Any], name: str) -> str | None:
@@ -96,10 +116,10 @@ def _tokenizer(data: Mapping[str, Any], name: str) -> str | None:
 
 def _sources(data: Mapping[str, Any], name: str, kind: type[Method]) -> Iterator[tuple[dict[str, Any], Levels]]:
     """Each input, and the levels of parameters that hold for it, the narrowest first."""
-    everywhere = _mapping(data.get("parameters"), f"{name}: parameters")
+    everywhere = [data.get(MODULE_LEVEL, {}), _mapping(data.get("parameters"), f"{name}: parameters")]
     for number, entry in enumerate(data.get("models") or ()):
         own = _entry(entry, f"{name}: models.{number}", ("model", "parameters"))
-        yield {"model": str(own["model"])}, [_mapping(own.get("parameters"), f"{name}: models.{number}"), everywhere]
+        yield {"model": str(own["model"])}, [_mapping(own.get("parameters"), f"{name}: models.{number}"), *everywhere]
     slices = data.get("slices") or ()
     if len(slices) > 1 and not kind.stacks:
         raise ScalerError(f"{name}: slices: several of them are supported for passthrough alone", "merge whole models")
@@ -112,12 +132,12 @@ def _sources(data: Mapping[str, Any], name: str, kind: type[Method]) -> Iterator
         for place, entry in enumerate(part["sources"]):
             own = _entry(entry, f"{where}.sources.{place}", ("model", "layer_range", "parameters"))
             narrow = _mapping(own.get("parameters"), f"{where}.sources.{place}")
-            yield {"model": str(own["model"]), "layers": own.get("layer_range")}, [narrow, shared, everywhere]
+            yield {"model": str(own["model"]), "layers": own.get("layer_range")}, [narrow, shared, *everywhere]
 
 
-def _entry(entry: Any, where: str, known: tuple[str, ...], *, needed: str = "model") -> Mapping[str, Any]:
-    if not isinstance(entry, Mapping) or needed not in entry:
-        raise ScalerError(f"{where}: {needed}: missing", "add it")
+def _entry(entry: Any, where: str, known: tuple[str, ...], *, needed: str | None = "model") -> Mapping[str, Any]:
+    if not isinstance(entry, Mapping) or (needed is not None and needed not in entry):
+        raise ScalerError(f"{where}: {needed or 'a group of fields'}: missing", "add it")
     for key in entry:
         if key not in known:
             close = difflib.get_close_matches(str(key), known, n=1)

@@ -70,7 +70,7 @@ class Tensors:
 class Method(Record):
     """One way to merge; a subclass adds its settings, those of each model, and a literal `method`."""
 
-    model_config = ConfigDict(defer_build=True)  # of 17 methods a merge uses one
+    model_config = ConfigDict(defer_build=True)  # of all methods a merge uses one
 
     title: ClassVar[str]
     """What it does, in a few words."""

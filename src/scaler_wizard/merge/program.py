@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -60,21 +60,23 @@ def _embedding(view: Blueprint) -> Key:
 def merge_program(method: Method, parents: Mapping[str, Parent]) -> Program:
     """The program that writes the merged model; `parents` holds every model that the method names."""
     after = merged_view(method, parents)
-    layers = layers_of(method, parents)
-    tensors = {}
-    for place in after.places():
-        chosen = _chosen(method, parents, layers, place)
-        tensors[place.name] = method.merged(
-            Tensors(
-                name=place.name,
-                depth=0.0 if place.layer is None else layers[place.layer].depth,
-                base=None if method.base is None else parents[method.base].tensor(place, chosen[0][1]),
-                models=tuple(parents[model.model].tensor(place, first) for model, first in chosen),
-                settings=tuple(model for model, _ in chosen),
-                dtype=_dtype(method, parents, place),
-            )
-        )
+    tensors = {one.name: method.merged(one) for one in placed(method, parents)}
     return Program(dict(after.config), tensors, seed=method.seed, stacks=stacks_of(after))
+
+
+def placed(method: Method, parents: Mapping[str, Parent]) -> Iterator[Tensors]:
+    """What comes together at each place of the merged model."""
+    layers = layers_of(method, parents)
+    for place in merged_view(method, parents).places():
+        chosen = _chosen(method, parents, layers, place)
+        yield Tensors(
+            name=place.name,
+            depth=0.0 if place.layer is None else layers[place.layer].depth,
+            base=None if method.base is None else parents[method.base].tensor(place, chosen[0][1]),
+            models=tuple(parents[model.model].tensor(place, first) for model, first in chosen),
+            settings=tuple(model for model, _ in chosen),
+            dtype=_dtype(method, parents, place),
+        )
 
 
 def leader(method: Method) -> str:
