@@ -32,11 +32,14 @@ import transformers
 from scaler_wizard.adapting import AdapterMerge, merge_adapters
 from scaler_wizard.data import Tokens, encode, load_corpus, training_windows, windows
 from scaler_wizard.evals.perplexity import token_nll
+from scaler_wizard.gradient_search import gradient_search
 from scaler_wizard.lora import add_lora
 from scaler_wizard.losses import linear_cross_entropy
-from scaler_wizard.merge import METHODS, Method
+from scaler_wizard.merge import METHODS, Method, TaskArithmetic
+from scaler_wizard.merge.knobs import told
 from scaler_wizard.merge.recipe import read_merge
-from scaler_wizard.merging import prepare
+from scaler_wizard.merging import merge_models, prepare
+from scaler_wizard.mixture import Mixture, mix_models
 from scaler_wizard.models import load_model, load_tokenizer, resolve
 from scaler_wizard.searching import MEAN_SHARE, Try, coordinate_search
 from scaler_wizard.weights import Program
@@ -53,27 +56,33 @@ NAMES = ("help", "source", "bible")
 Settings = tuple[dict[str, Any], dict[str, Any], float]
 ROWS: Mapping[str, tuple[str, Settings, int]] = {
     "averaging": ("linear", ({}, {}, 1.0), 1),
-    "linear": ("linear", ({}, {}, 1.0), 4),
-    "multislerp": ("multislerp", ({}, {}, 1.0), 3),
+    "linear": ("linear", ({}, {}, 1.0), 3),
+    "multislerp": ("multislerp", ({}, {}, 1.0), 1),
     "multislerp of changes": ("multislerp", ({}, {"base": True}, 1.0), 1),
     "karcher": ("karcher", ({}, {}, 0.0), 1),
-    "task_arithmetic": ("task_arithmetic", ({}, {}, 0.6), 6),
-    "ties": ("ties", ({"density": 0.5}, {}, 1.0), 4),
-    "dare_linear": ("dare_linear", ({"density": 0.8}, {}, 0.6), 3),
-    "dare_ties": ("dare_ties", ({"density": 0.8}, {}, 0.7), 3),
-    "della_linear": ("della_linear", ({"density": 0.7}, {}, 0.6), 3),
-    "della": ("della", ({"density": 0.7}, {}, 0.7), 3),
-    "breadcrumbs": ("breadcrumbs", ({"density": 0.9}, {}, 0.6), 3),
-    "breadcrumbs_ties": ("breadcrumbs_ties", ({"density": 0.9}, {}, 1.0), 3),
+    "by matrix": ("task_arithmetic", ({}, {}, 0.6), 24),
+    "task_arithmetic": ("task_arithmetic", ({}, {}, 0.6), 5),
+    "ties": ("ties", ({"density": 0.5}, {}, 1.0), 3),
+    "dare_linear": ("dare_linear", ({"density": 0.8}, {}, 0.6), 1),
+    "dare_ties": ("dare_ties", ({"density": 0.8}, {}, 0.7), 1),
+    "della_linear": ("della_linear", ({"density": 0.7}, {}, 0.6), 1),
+    "della": ("della", ({"density": 0.7}, {}, 0.7), 1),
+    "breadcrumbs": ("breadcrumbs", ({"density": 0.9}, {}, 0.6), 1),
+    "breadcrumbs_ties": ("breadcrumbs_ties", ({"density": 0.9}, {}, 1.0), 1),
     "model_stock": ("model_stock", ({}, {}, 0.0), 1),
     "sce": ("sce", ({}, {"select_topk": 0.5}, 0.0), 1),
+    "ram": ("ram", ({}, {}, 0.0), 1),
+    "ramplus_tl": ("ramplus_tl", ({}, {}, 0.0), 1),
     "tsv": ("tsv", ({}, {}, 0.0), 1),
     "iso_c": ("iso_c", ({}, {}, 0.0), 1),
-    "concatenate": ("concatenate", ({}, {}, 0.6), 1),
-    "knots": ("knots", ({}, {"density": 0.5}, 1.0), 3),
+    "concatenate": ("task_arithmetic", ({}, {}, 0.6), 1),
+    "knots": ("task_arithmetic", ({}, {"density": 0.5}, 1.0), 2),
+    "mixture": ("task_arithmetic", ({}, {}, 0.6), 0),
 }
 """The method of a row, (settings of each model, of the method, the weight that a search begins at), tries. A weight of
-0 stands for a method without weights. Not here: slerp, nuslerp and nearswap, which take two models, and passthrough."""
+0 stands for a method without weights. `by matrix` learns its weights by the gradient, `mixture` puts the feed-forward
+blocks side by side on the attention of the merge. Not here: slerp, nuslerp, nearswap and arcee_fusion, which take two
+models, and passthrough."""
 FUSED = ("concatenate", "knots")
 """Made of the adapters, not of whole matrices; what is searched is how much of the fused adapter is added."""
 
@@ -90,8 +99,9 @@ def main() -> int:
     bench = ExpertBench(base, adapters, texts, options.work)
     bench.parents(options.part, HELD_OUT)
     for name in ROWS if options.only is None else options.only:
+        bench.reset()
         begun = time.process_time()
-        tried, weights = _measure(name, bench, adapters)
+        tried, weights = _measure(name, bench)
         kept = bench.kept(options.part, HELD_OUT)
         row = {"tries": tried, "weights": weights, "kept": kept, "seconds": round(time.process_time() - begun)}
         _keep(options.work / f"rows-{options.part}.json", name, row)
@@ -157,10 +167,14 @@ class ExpertBench:
     """The base in fp32, whose adapted matrices every merge replaces, and what base and experts make of each text."""
 
     def __init__(self, base: Path, adapters: Mapping[str, Path], texts: Mapping[str, str], work: Path) -> None:
-        self.base, self.adapters, self._work = base, adapters, work
+        self.base, self.adapters, self.work = base, adapters, work
         self.tokenizer = load_tokenizer(base)
-        self.model = load_model(base, dtype="float32")
+        self.reset()
         self.windows = {part: self._cut(part, texts) for part in ("calibration", "heldout", "fresh")}
+
+    def reset(self) -> None:
+        """The base itself again."""
+        self.model = load_model(self.base, dtype="float32")
 
     def _cut(self, part: str, texts: Mapping[str, str]) -> dict[str, Tokens]:
         skip, count = (HELD_OUT, HELD_OUT) if part == "fresh" else (0, CALIBRATION)
@@ -188,7 +202,7 @@ class ExpertBench:
 
     def parents(self, part: str, count: int) -> dict[str, tuple[float, float]]:
         """Loss of the base and of the text's own expert on the first windows, by text; each is asked once."""
-        file = self._work / f"parents-{part}.json"
+        file = self.work / f"parents-{part}.json"
         if not file.is_file():
             base = self._read_parent(None, part)
             own = {name: self._read_parent(name, part)[name] for name in self.adapters}
@@ -204,7 +218,8 @@ class ExpertBench:
         block = {"method": "task_arithmetic", "base": str(self.base), "models": models}
         self.put(prepare(read_merge(block, "parent", METHODS)).program)
         chosen = {key: ids for key, ids in self.windows[part].items() if name in (None, key)}
-        return {key: token_nll(self.model, ids).mean(axis=1).tolist() for key, ids in chosen.items()}
+        count = CHOOSE if part == "calibration" else HELD_OUT
+        return {key: token_nll(self.model, ids[:count]).mean(axis=1).tolist() for key, ids in chosen.items()}
 
     def kept(self, part: str, count: int) -> dict[str, float]:
         """Share of each expert's gain that the model has as it is now."""
@@ -223,16 +238,31 @@ class ExpertBench:
 # -- rows -----------------------------------------------------------------------------------------------------------
 
 
-def _measure(name: str, bench: ExpertBench, adapters: Mapping[str, Path]) -> tuple[int, str]:
-    """Leave the row's best merge in the bench; how many were tried, and its weights in words."""
+def _measure(name: str, bench: ExpertBench) -> tuple[int, str]:
+    """Leave the row's best merge in the bench; how many were tried, and its weights in words. It is chosen once."""
+    stored = bench.work / f"chosen-{name.replace(' ', '-')}.json"
+    if not stored.is_file():
+        method, tried = _choose(name, bench)
+        stored.write_text(json.dumps({"tries": tried, "merge": method.model_dump(mode="json")}))
+    known = json.loads(stored.read_text())
+    method = read_merge(known["merge"], stored.name, METHODS)
+    if name == "mixture":
+        return known["tries"], _mix(bench, method)
+    bench.put(prepare(method).program)
+    return known["tries"], _weights(method)
+
+
+def _choose(name: str, bench: ExpertBench) -> tuple[Method, int]:
+    """The best of the row's merges on calibration text, and how many there were."""
     method, settings, tries = ROWS[name]
-    first = _fused(name, bench, settings) if name in FUSED else _method(method, bench.base, adapters, settings)
-    seen: list[tuple[Method, Any]] = [(first, None)]
-    best = 0
-    if tries > 1:
-        seen, best = coordinate_search(first, bench.score, tries=tries)
-    bench.put(prepare(seen[best][0]).program)
-    return len(seen), _weights(seen[best][0])
+    adapters = {name: _fused(name, bench, settings)} if name in FUSED else bench.adapters
+    first = _method(method, bench.base, adapters, ({}, {}, 1.0) if name in FUSED else settings)
+    if name == "by matrix":
+        return _learnt(bench, first, tries), tries
+    if tries <= 1:
+        return first, 1
+    seen, best = coordinate_search(first, bench.score, tries=tries)
+    return seen[best][0], len(seen)
 
 
 def _method(name: str, base: Path, adapters: Mapping[str, Path], settings: Settings) -> Method:
@@ -244,19 +274,41 @@ def _method(name: str, base: Path, adapters: Mapping[str, Path], settings: Setti
     return read_merge({"method": name, "models": models, **general, **named}, name, METHODS)
 
 
-def _fused(name: str, bench: ExpertBench, settings: Settings) -> Method:
-    """One adapter of all, added to the base."""
+def _fused(name: str, bench: ExpertBench, settings: Settings) -> Path:
+    """One adapter of all."""
     _, general, weight = settings
     listed = [{"adapter": str(one), "weight": weight} for one in bench.adapters.values()]
-    out = bench.adapters["help"].parent / f"fused-{name}"
-    merge_adapters(AdapterMerge.read({"method": name, "adapters": listed, **general}, name), out, force=True)
-    return _method("task_arithmetic", bench.base, {name: out}, ({}, {}, 1.0))
+    block = {"method": name, "adapters": listed, **general}
+    return merge_adapters(AdapterMerge.read(block, name), bench.work / f"fused-{name}", force=True).folder
+
+
+def _learnt(bench: ExpertBench, first: Method, steps: int) -> Method:
+    """A weight for every matrix, by the gradient, on the calibration windows that choose nothing."""
+    assert isinstance(first, TaskArithmetic)
+    texts = {name: ids[CHOOSE:] for name, ids in bench.windows["calibration"].items()}
+    gains = {name: base - own for name, (base, own) in bench.parents("calibration", CHOOSE).items()}
+    return gradient_search(first, prepare(first).parents, texts, gains, steps=steps)
+
+
+def _mix(bench: ExpertBench, attention: Method) -> str:
+    """A mixture whose routers start from the calibration text; returns its size."""
+    models = {"base": attention} | {
+        name: _method("linear", bench.base, {name: folder}, ({}, {}, 1.0)) for name, folder in bench.adapters.items()
+    }
+    folders = {name: merge_models(one, bench.work / f"whole-{name}", force=True).folder for name, one in models.items()}
+    prompts = {name: bench.tokenizer.batch_decode(ids) for name, ids in bench.windows["calibration"].items()}
+    experts = [{"model": str(folders[name]), "prompts": prompts[name]} for name in bench.adapters]
+    recipe = Mixture.read({"base": str(folders["base"]), "experts": experts, "active": 2}, "mixture")
+    mixed = mix_models(recipe, bench.work / "mixture", force=True)
+    bench.model = load_model(mixed.folder, dtype="float32")
+    return f"{mixed.lineage.parameters / 1e6:,.0f}M parameters, 2 of 3 active"
 
 
 def _weights(method: Method) -> str:
-    numbers = [getattr(model, "weight", None) for model in method.models]
-    scale = getattr(method, "scale", 1.0)
-    listed = ", ".join(f"{number:g}" for number in numbers if isinstance(number, float))
+    """Of each model, or their means where every matrix has one."""
+    found = told(method)
+    scale = found.pop("scale", 1.0)
+    listed = ", ".join(f"{value:.3g}" for value in found.values())
     return listed if scale == 1.0 else f"{listed}; scale {scale:g}"
 
 

@@ -274,14 +274,24 @@ def test_della_keeps_large_changes_more_often(family: dict[str, Path], tmp_path:
     assert abs(np.mean(kept[0]) - 0.3) < 0.02 and abs(np.mean(kept[1]) - 0.7) < 0.02
 
 
-@pytest.mark.parametrize("method", ["ties", "dare_ties", "della", "breadcrumbs", "sce", "model_stock", "slerp", "tsv"])
+REQUIRED = {"slerp": {"t": 0.3}, "nearswap": {"t": 0.02}}
+"""Settings without a default, by method."""
+
+
+def plain(family: dict[str, Path], name: str) -> dict[str, Any]:
+    """The method's block for as many models of the family as it takes; what can be trimmed is."""
+    kind = METHODS[name]
+    trimmed = {"density": 0.4} if name.startswith(("ties", "dare", "della", "breadcrumbs")) else {}
+    block = {"method": name, "models": [{"model": str(family[one]), **trimmed} for one in "ab"[: kind.most]]}
+    return block | ({"base": str(family["base"])} if kind.base_is == "needed" else {}) | REQUIRED.get(name, {})
+
+
+@pytest.mark.parametrize("method", METHODS)
 def test_processes_and_shards_change_no_bit(
     family: dict[str, Path], tmp_path: Path, method: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("scaler_wizard.weights.stream.SHARED_BYTES", 0)
-    each = EVEN[:2] if method in ("ties", "dare_ties", "della", "breadcrumbs") else [{}, {}]
-    general = {"t": 0.3} if method == "slerp" else {"select_topk": 0.5} if method == "sce" else {}
-    chosen = prepare(recipe(family, method, each, **general)).program
+    chosen = prepare(read_merge(plain(family, method), "recipe", METHODS)).program
     write(chosen, tmp_path / "one", durable=False)
     write(chosen, tmp_path / "three", durable=False, processes=3, shard_bytes=60_000)
     one = load_file(tmp_path / "one/model.safetensors")
@@ -292,8 +302,6 @@ def test_processes_and_shards_change_no_bit(
     assert one.keys() == three.keys() and all(torch.equal(one[name], three[name]) for name in one)
 
 
-REQUIRED = {"slerp": {"t": 0.3}, "nearswap": {"t": 0.02}}
-"""Settings without a default, by method."""
 MERGE_ALL = """
 import sys
 from pathlib import Path
@@ -305,14 +313,9 @@ for file in map(Path, sys.argv[2:]):
 
 
 def test_the_hash_seed_changes_no_bit_and_nothing_heavy_is_loaded(family: dict[str, Path], tmp_path: Path) -> None:
-    files = []
-    for name, kind in METHODS.items():
-        models = [{"model": str(family[one])} for one in "ab"[: kind.most]]
-        base = {"base": str(family["base"])} if kind.base_is == "needed" else {}
-        files.append(tmp_path / f"{name}.yaml")
-        files[-1].write_text(
-            json.dumps({"merge": {"method": name, "models": models, **base, **REQUIRED.get(name, {})}})
-        )
+    files = [tmp_path / f"{name}.yaml" for name in METHODS]
+    for file in files:
+        file.write_text(json.dumps({"merge": plain(family, file.stem)}))
     said = [
         subprocess.run(
             [sys.executable, "-c", MERGE_ALL, str(tmp_path / seed), *map(str, files)],
