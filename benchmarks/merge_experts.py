@@ -61,6 +61,7 @@ ROWS: Mapping[str, tuple[str, Settings, int]] = {
     "multislerp of changes": ("multislerp", ({}, {"base": True}, 1.0), 1),
     "karcher": ("karcher", ({}, {}, 0.0), 1),
     "by matrix": ("task_arithmetic", ({}, {}, 0.6), 24),
+    "by matrix, 96 steps": ("task_arithmetic", ({}, {}, 0.6), 96),
     "task_arithmetic": ("task_arithmetic", ({}, {}, 0.6), 5),
     "ties": ("ties", ({"density": 0.5}, {}, 1.0), 3),
     "dare_linear": ("dare_linear", ({"density": 0.8}, {}, 0.6), 1),
@@ -83,6 +84,8 @@ ROWS: Mapping[str, tuple[str, Settings, int]] = {
 0 stands for a method without weights. `by matrix` learns its weights by the gradient, `mixture` puts the feed-forward
 blocks side by side on the attention of the merge. Not here: slerp, nuslerp, nearswap and arcee_fusion, which take two
 models, and passthrough."""
+LEARNT = {"by matrix": CALIBRATION - CHOOSE, "by matrix, 96 steps": 30}
+"""Learnt by the gradient, each step on one window of each text, of so many."""
 FUSED = ("concatenate", "knots")
 """Made of the adapters, not of whole matrices; what is searched is how much of the fused adapter is added."""
 
@@ -170,17 +173,22 @@ class ExpertBench:
         self.base, self.adapters, self.work = base, adapters, work
         self.tokenizer = load_tokenizer(base)
         self.reset()
-        self.windows = {part: self._cut(part, texts) for part in ("calibration", "heldout", "fresh")}
+        self._texts = texts
+        self.windows = {
+            "calibration": self.cut("calibration", 0, CALIBRATION),
+            "heldout": self.cut("heldout", 0, HELD_OUT),
+            "fresh": self.cut("heldout", HELD_OUT, HELD_OUT),
+        }
 
     def reset(self) -> None:
         """The base itself again."""
         self.model = load_model(self.base, dtype="float32")
 
-    def _cut(self, part: str, texts: Mapping[str, str]) -> dict[str, Tokens]:
-        skip, count = (HELD_OUT, HELD_OUT) if part == "fresh" else (0, CALIBRATION)
+    def cut(self, part: str, skip: int, count: int) -> dict[str, Tokens]:
+        """`count` windows of each text's part, behind the first `skip`."""
         found = {}
-        for name, source in texts.items():
-            documents = getattr(load_corpus(source), "calibration" if part == "calibration" else "heldout")
+        for name, source in self._texts.items():
+            documents = getattr(load_corpus(source), part)
             found[name] = windows(encode(documents, self.tokenizer), LENGTH, limit=skip + count)[skip:]
             assert len(found[name]) == count, f"{name}: {len(found[name])} windows of its {part} text"
         return found
@@ -240,7 +248,7 @@ class ExpertBench:
 
 def _measure(name: str, bench: ExpertBench) -> tuple[int, str]:
     """Leave the row's best merge in the bench; how many were tried, and its weights in words. It is chosen once."""
-    stored = bench.work / f"chosen-{name.replace(' ', '-')}.json"
+    stored = bench.work / f"chosen-{name.replace(',', '').replace(' ', '-')}.json"
     if not stored.is_file():
         method, tried = _choose(name, bench)
         stored.write_text(json.dumps({"tries": tried, "merge": method.model_dump(mode="json")}))
@@ -257,8 +265,8 @@ def _choose(name: str, bench: ExpertBench) -> tuple[Method, int]:
     method, settings, tries = ROWS[name]
     adapters = {name: _fused(name, bench, settings)} if name in FUSED else bench.adapters
     first = _method(method, bench.base, adapters, ({}, {}, 1.0) if name in FUSED else settings)
-    if name == "by matrix":
-        return _learnt(bench, first, tries), tries
+    if name in LEARNT:
+        return _learnt(bench, first, tries, LEARNT[name]), tries
     if tries <= 1:
         return first, 1
     seen, best = coordinate_search(first, bench.score, tries=tries)
@@ -282,10 +290,10 @@ def _fused(name: str, bench: ExpertBench, settings: Settings) -> Path:
     return merge_adapters(AdapterMerge.read(block, name), bench.work / f"fused-{name}", force=True).folder
 
 
-def _learnt(bench: ExpertBench, first: Method, steps: int) -> Method:
-    """A weight for every matrix, by the gradient, on the calibration windows that choose nothing."""
+def _learnt(bench: ExpertBench, first: Method, steps: int, count: int) -> Method:
+    """A weight for every matrix, by the gradient, on `count` calibration windows a text, which choose nothing."""
     assert isinstance(first, TaskArithmetic)
-    texts = {name: ids[CHOOSE:] for name, ids in bench.windows["calibration"].items()}
+    texts = bench.cut("calibration", CHOOSE, count)
     gains = {name: base - own for name, (base, own) in bench.parents("calibration", CHOOSE).items()}
     return gradient_search(first, prepare(first).parents, texts, gains, steps=steps)
 
