@@ -180,10 +180,8 @@ def larger(folder: Path, times: int) -> str:
 
 def run(way: str, options: argparse.Namespace, cache: str, teacher: str) -> dict[str, Any]:
     """One way in a process of its own."""
-    from scaler_wizard.executors.local import allocation
-
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"}
-    environment |= allocation()
+    environment |= {"MALLOC_MMAP_THRESHOLD_": str(2**30), "MALLOC_TRIM_THRESHOLD_": str(2**32)}
     command = [sys.executable, "-c", CHILD, way, str(options.window), str(options.steps), cache, teacher]
     command += [options.compute, str(int(options.recompute))]
     answer = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)

@@ -143,7 +143,6 @@ def measured(case: Case, work: Path, *, steps: int) -> dict[str, float]:
     """Print a row; how far the estimates are off."""
     from scaler_wizard.architecture import read_architecture
     from scaler_wizard.estimate import training_bytes
-    from scaler_wizard.executors.local import allocation
     from scaler_wizard.phases import Train
 
     folder = work / case.name.replace(", ", "-").replace(" ", "-")
@@ -154,7 +153,7 @@ def measured(case: Case, work: Path, *, steps: int) -> dict[str, float]:
     estimated = training_bytes(view, train, new=new)
     arguments = [json.dumps(case.shape), json.dumps(case.settings), str(case.new_layers), str(folder), str(steps)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"}
-    environment |= allocation()
+    environment |= {"MALLOC_MMAP_THRESHOLD_": str(2**30), "MALLOC_TRIM_THRESHOLD_": str(2**32)}
     command = [sys.executable, "-c", CHILD, *arguments]
     said = subprocess.run(command, check=True, capture_output=True, text=True, env=environment).stdout
     found = json.loads(said.splitlines()[-1])
