@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from scaler_wizard.errors import ScalerError
 from scaler_wizard.merge.method import Method, WeightedModel
 from scaler_wizard.merge.recipe import WeightSearch
-from scaler_wizard.merge.settings import numbers
+from scaler_wizard.merge.settings import EVERYWHERE, Filtered, Setting, numbers
 from scaler_wizard.merge.task import TaskArithmetic
 
 
@@ -51,9 +51,16 @@ def told(method: Method) -> dict[str, float]:
     found = {knob.name: knob.get(method) for knob in knobs(method)}
     for model in method.models:
         if isinstance(model, WeightedModel) and model.model not in found:
-            weights = list(numbers(model.weight))
+            weights = list(numbers(_named(model.weight)))
             found[model.model] = round(sum(weights) / len(weights), 4)
     return found
+
+
+def _named(weight: Setting) -> Setting:
+    """Without the value that is left for what no filter names, which a search does not turn."""
+    if not isinstance(weight, tuple):
+        return weight
+    return tuple(part for part in weight if not isinstance(part, Filtered) or part.filter != EVERYWHERE) or weight  # type: ignore[return-value]
 
 
 def refuse_search(method: Method, search: WeightSearch) -> None:
