@@ -33,6 +33,7 @@ from scaler_wizard.adapting import AdapterMerge, merge_adapters
 from scaler_wizard.data import Tokens, encode, load_corpus, training_windows, windows
 from scaler_wizard.evals.perplexity import token_nll
 from scaler_wizard.gradient_search import gradient_search
+from scaler_wizard.judging import kept_score
 from scaler_wizard.lora import add_lora
 from scaler_wizard.losses import linear_cross_entropy
 from scaler_wizard.merge import METHODS, Method, TaskArithmetic
@@ -41,7 +42,7 @@ from scaler_wizard.merge.recipe import read_merge
 from scaler_wizard.merging import merge_models, prepare
 from scaler_wizard.mixture import Mixture, mix_models
 from scaler_wizard.models import load_model, load_tokenizer, resolve
-from scaler_wizard.searching import MEAN_SHARE, Try, coordinate_search
+from scaler_wizard.searching import Try, coordinate_search
 from scaler_wizard.weights import Program
 from scaler_wizard.weights.evaluate import Source, evaluate, from_float, to_float
 
@@ -239,8 +240,7 @@ class ExpertBench:
         self.parents("calibration", CHOOSE)  # before the merge is put, since asking them puts them
         self.put(prepare(method).program)
         kept = self.kept("calibration", CHOOSE)
-        shares = list(kept.values())
-        return Try(weights={}, kept=kept, score=min(shares) + MEAN_SHARE * sum(shares) / len(shares))
+        return Try(weights={}, kept=kept, score=kept_score(kept))
 
 
 # -- rows -----------------------------------------------------------------------------------------------------------

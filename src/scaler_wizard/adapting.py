@@ -137,7 +137,7 @@ def merge_adapters(recipe: AdapterMerge, out: Path, *, force: bool = False) -> M
     finally:
         source.close()
     with beside(out, "merging") as staging:
-        _save(staging, fused, adapters[0].config)
+        save_adapter(staging, fused, adapters[0].config)
         sweep(staging, keep={CONFIG, WEIGHTS})
         lineage = AdapterLineage(
             made_by=f"scaler-wizard {__version__}",
@@ -179,7 +179,7 @@ def _one_base(adapters: list[Adapter]) -> None:
             )
 
 
-def _save(folder: Path, fused: Fused, like: Mapping[str, Any]) -> None:
+def save_adapter(folder: Path, fused: Fused, like: Mapping[str, Any]) -> None:
     """A PEFT folder whose scale is 1 everywhere: alpha is the rank of each module."""
     from safetensors.numpy import save_file
 
