@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
 By = Literal["direction", "core"]
-RATE = {"direction": 0.1, "core": 0.03}
+RATE = {"direction": 0.1, "core": 0.01}
 """Adam's peak step."""
 WARM_UP, BETAS = 0.15, (0.9, 0.95)
 TAUGHT = 0.8
