@@ -72,9 +72,9 @@ def test_a_teacher_with_another_vocabulary_is_refused_by_the_plan_and_one_with_t
 
 def test_where_memory_is_short_windows_are_shortened_unless_the_recipe_names_one() -> None:
     free = planned()
-    tight = planned(limits={"memory": "542M"}, heal=Heal(lora_ranks="uniform", train="lora"))
+    tight = planned(limits={"memory": "517M"}, heal=Heal(lora_ranks="uniform", train="lora"))
     assert free.window == 256 and not free.checkpointing
     assert tight.window == 128 and tight.micro_batch == 1
     assert tight.windows_per_step * tight.window == free.windows_per_step * free.window
     with pytest.raises(ScalerError, match="heal needs about"):
-        planned(limits={"memory": "542M"}, heal=Heal(train="lora", window=256))
+        planned(limits={"memory": "517M"}, heal=Heal(train="lora", window=256))
