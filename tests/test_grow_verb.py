@@ -89,6 +89,7 @@ def test_a_plan_explains_its_growth_with_alternatives(tmp_path: Path, wish: str)
 
 
 @pytest.mark.faults
+@pytest.mark.thorough
 def test_a_growth_that_is_killed_goes_on_and_ends_with_the_same_bytes(tmp_path: Path) -> None:
     source = make(tmp_path / "base", hidden_size=512, intermediate_size=2048, num_hidden_layers=12, vocab_size=4096)
     code = (

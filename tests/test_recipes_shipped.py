@@ -107,7 +107,9 @@ def test_only_the_operators_that_a_recipe_allows_are_used(bases: dict[str, Archi
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.thorough if name == "moe-upcycle" else ()) for name in NAMES]
+)
 def test_every_recipe_is_carried_out_on_the_embedded_model(name: str, tmp_path: Path) -> None:
     """To its end, on few tokens: whatever a gate asks is approved, since that it runs is tested, not that it pays."""
     own = tmp_path / "texts.txt"
