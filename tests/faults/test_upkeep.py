@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import verbs
+from campaigns import copy
 from trial import begin, conduct
 
 from commands import scaler
@@ -16,11 +17,18 @@ from scaler_wizard.errors import ScalerError
 from scaler_wizard.run import Run, list_runs, locked
 
 
+@pytest.fixture(scope="module")
+def worked_on(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a run whose last two phases were done four times; only to be read."""
+    place = tmp_path_factory.mktemp("leftovers")
+    verbs._with_leftovers(place)
+    return list_runs(place / "runs")[0]
+
+
 @pytest.fixture
-def run(tmp_path: Path) -> Run:
-    """A run whose last two phases were done four times."""
-    verbs._with_leftovers(tmp_path)
-    return Run(list_runs(tmp_path / "runs")[0])
+def run(worked_on: Path, tmp_path: Path) -> Run:
+    """A copy of that run, to be changed."""
+    return Run(copy(worked_on, tmp_path / worked_on.name))
 
 
 def attempts(run: Run) -> list[Path]:
