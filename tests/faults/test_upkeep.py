@@ -59,7 +59,11 @@ def test_without_the_rule_that_keeps_two_tidying_would_take_them(run: Run, monke
     assert {left.path for left in upkeep.leftovers(run)} == set(attempts(run))
 
 
-def test_an_old_checkpoint_that_rots_is_found_while_a_worker_runs_and_cannot_be_gone_back_to(run: Run) -> None:
+def test_an_old_checkpoint_that_rots_is_found_while_a_worker_runs_and_cannot_be_gone_back_to(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TINY_STEP_SECONDS", "0.1")  # a worker that runs for some looks
+    monkeypatch.setattr(upkeep, "LOWEST_PRIORITY", 0)  # which on a busy machine comes to nothing meanwhile
     with locked(run):
         run.rollback("002-extend-256", who="Ada")
     rotten = run.checkpoints / "000-baseline" / "tokenizer.json"
