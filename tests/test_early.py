@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from commands import scaler
+from commands import called
 from machines import machine
 from scaler_wizard.architecture import read_architecture
 from scaler_wizard.early import refuse_no_text
@@ -52,7 +52,7 @@ def test_a_missing_text_is_refused_by_the_command_and_a_good_one_is_not(tmp_path
     for source in (str(tmp_path / "a.txt"), str(tmp_path), "kjv", "hub:org/name"):
         refuse_no_text(source)
     (tmp_path / "r.yaml").write_text("model: embedded\ncontext: 2x\ndata: nowhere.txt\n")
-    said = scaler("plan", tmp_path / "r.yaml", "-o", tmp_path / "plan.yaml")
+    said = called("plan", tmp_path / "r.yaml", "-o", tmp_path / "plan.yaml")
     assert said.returncode == 2 and "nowhere.txt: no such file or folder" in said.stderr
 
 
