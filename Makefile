@@ -43,7 +43,8 @@ generate: $(READY)  ## write the generated files again
 e2e: $(READY)  ## the cockpit in a real browser; needs chromium, and Node 20 or newer for axe
 	$(BIN)/pip install --quiet -c constraints.txt -e '.[e2e]'
 	test -d cockpit/node_modules || (cd cockpit && npm ci --no-audit --no-fund)
-	$(BIN)/python -m pytest -n 0 -m e2e tests/e2e
+	$(BIN)/python -m pytest -m "e2e and not alone" -n 2 --dist worksteal tests/e2e
+	$(BIN)/python -m pytest -m "e2e and alone" -n 0 tests/e2e
 
 lint-page:  ## the page's own checks: lint, types, unit tests; needs Node 20 or newer
 	cd cockpit && npm ci --no-audit --no-fund && npm run lint && npx tsc --noEmit && npm test
