@@ -37,8 +37,8 @@ TOKENS = 96
 """Of one step: about 50 ms on a processor of today."""
 
 
-def train(folder: Path, threads: int, steps: Any, cpu: Any, end: Event) -> None:
-    """Train until told to end; `steps` and `cpu` are counters that others read."""
+def train(folder: Path, threads: int, done: Any, end: Event) -> None:
+    """Train until told to end; `done` is what others read: steps, when the last one ended, processor seconds so far."""
     import torch
 
     from scaler_wizard.models import load_model, resolve
@@ -48,18 +48,19 @@ def train(folder: Path, threads: int, steps: Any, cpu: Any, end: Event) -> None:
     model = load_model(resolve("embedded").folder, dtype="float32").train()
     optimiser = torch.optim.AdamW(model.parameters(), lr=1e-5)
     ids = torch.randint(0, model.config.vocab_size, (4, TOKENS))
-    told = 0.0
+    told, steps = 0.0, 0
     while not end.is_set():
         loss = model(input_ids=ids, labels=ids).loss
         loss.backward()
         optimiser.step()
         optimiser.zero_grad()
-        steps.value += 1
+        steps += 1
         if time.monotonic() - told >= PERIOD:
             told = time.monotonic()
-            journal.add("step", step_event(steps.value, steps=10**6, loss=loss.item()), durable=False)
+            journal.add("step", step_event(steps, steps=10**6, loss=loss.item()), durable=False)
         used = me.cpu_times()
-        cpu.value = used.user + used.system
+        with done.get_lock():
+            done[:] = steps, time.monotonic(), used.user + used.system
 
 
 def serve(runs: Path, port: Any, token: Any, end: Event) -> None:
@@ -105,14 +106,15 @@ class Look:
     """Events a second that reached a client."""
 
 
-def look(steps: Any, cpu: Any, heard: Any, server: psutil.Process) -> Look:
-    """Measure SECONDS, after a moment in which the change settles."""
+def look(done: Any, heard: Any, server: psutil.Process) -> Look:
+    """Measure SECONDS, after a moment in which the change settles: from the end of one step to that of another."""
     time.sleep(WARM_SECONDS)
-    before, begun = (steps.value, cpu.value, heard.value, sum(server.cpu_times()[:2])), time.monotonic()
+    before, begun, (first, since, used) = (heard.value, sum(server.cpu_times()[:2])), time.monotonic(), done[:]
     time.sleep(SECONDS)
-    passed, made = time.monotonic() - begun, steps.value - before[0]
-    served, told = sum(server.cpu_times()[:2]) - before[3], heard.value - before[2]
-    return Look(made / passed, (cpu.value - before[1]) / made, served / passed, told / CLIENTS / passed)
+    passed, (last, until, spent) = time.monotonic() - begun, done[:]
+    told, served = heard.value - before[0], sum(server.cpu_times()[:2]) - before[1]
+    made = last - first
+    return Look(made / (until - since), (spent - used) / made, served / passed, told / CLIENTS / passed)
 
 
 def interval(ratios: list[float]) -> dict[str, float]:
@@ -126,13 +128,13 @@ def measure(threads: int, rounds: int) -> dict[str, Any]:
     """Pairs of stretches, watched and not, in an order that is drawn."""
     with tempfile.TemporaryDirectory() as scratch:
         run = make_run(Path(scratch) / "runs", committed=1, gate=False)
-        steps, cpu, port, heard = (multiprocessing.Value(kind, 0) for kind in ("q", "d", "i", "q"))
+        port, heard, done = multiprocessing.Value("i", 0), multiprocessing.Value("q", 0), multiprocessing.Array("d", 3)
         token, on, end = multiprocessing.Array("c", 64), multiprocessing.Event(), multiprocessing.Event()
-        trainer = multiprocessing.Process(target=train, args=(run.folder, threads, steps, cpu, end), daemon=True)
+        trainer = multiprocessing.Process(target=train, args=(run.folder, threads, done, end), daemon=True)
         server = multiprocessing.Process(target=serve, args=(run.folder.parent, port, token, end), daemon=True)
         trainer.start()
         server.start()
-        while steps.value < 20 or not port.value:
+        while done[0] < 20 or not port.value:
             time.sleep(0.1)
         watching = (port.value, token.value.decode(), run.folder, heard, on, end)
         watcher = multiprocessing.Process(target=watch, args=watching, daemon=True)
@@ -142,7 +144,7 @@ def measure(threads: int, rounds: int) -> dict[str, Any]:
             found = {}
             for watched in draw.sample([False, True], 2):
                 (on.set if watched else on.clear)()
-                found[watched] = look(steps, cpu, heard, seen)
+                found[watched] = look(done, heard, seen)
             pairs.append((found[False], found[True]))
         end.set()
         trainer.join(10)

@@ -110,12 +110,13 @@ def _no_json(name: str) -> None:
 
 
 @contextmanager
-def served(runs: Path, *, models: Path | None = None) -> Iterator[Served]:
-    """Serve `runs` on a free port until the end of the block."""
+def served(runs: Path, *, models: Path | None = None, like: Served | None = None) -> Iterator[Served]:
+    """Serve `runs` on a free port until the end of the block; `like` an earlier server: on its port, with its keys."""
     listening = socket.socket()
-    listening.bind(("127.0.0.1", 0))
+    listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    listening.bind(("127.0.0.1", like.port if like else 0))
     port = int(listening.getsockname()[1])
-    keys = Keys("program-token-of-the-tests")
+    keys = like.keys if like else Keys("program-token-of-the-tests")
     feeds, hosts = make_feeds(), (f"127.0.0.1:{port}", f"localhost:{port}")
     app = make_app(runs, keys=keys, hosts=hosts, models=models, feeds=feeds)
     config = uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=1, server_header=False)

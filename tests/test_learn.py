@@ -8,6 +8,7 @@ import pytest
 
 pytest.importorskip("sklearn")
 
+from scaler_wizard import learn
 from scaler_wizard.errors import ScalerError
 from scaler_wizard.experience import Experience, PhaseNeeds
 from scaler_wizard.learn import (
@@ -130,3 +131,16 @@ def test_rules_are_sentences_with_their_support_and_others_rules_are_marked(
     file.write_text(as_yaml(found).replace("foreign: false", "foreign: false\n  limits: {memory_share: 0.99}"))
     with pytest.raises(ScalerError, match="limits"):
         read_rules(file)
+
+
+def test_only_what_is_asked_for_is_fitted_and_only_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(3)
+    runs = [made_up(number, rng) for number in range(LEAST)]
+    fitted = []
+    fit = learn._fit
+    monkeypatch.setattr(learn, "_fit", lambda rows, seed: (fitted.append(rows), fit(rows, seed))[1])
+    known = remember(runs)
+    assert known is not None and fitted == []
+    for _ in range(2):
+        assert known.short_change(run_features(runs[0]), runs[0].parameters) is not None
+    assert fitted == [known.outcomes]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import shutil
 import tarfile
 import threading
@@ -32,7 +33,7 @@ from scaler_wizard.recipe import Recipe, find_recipe, shipped_recipes
 from scaler_wizard.recovery import rebuild
 from scaler_wizard.run import Run, locked
 from scaler_wizard.safe_yaml import load_yaml
-from scaler_wizard.server import uploads
+from scaler_wizard.server import planned, uploads
 from scaler_wizard.server.begin import Shop, recipe_fields, terms_of, wish_of
 from scaler_wizard.server.glance import fusion
 from scaler_wizard.server.guard import COOKIE
@@ -469,6 +470,35 @@ def test_what_past_runs_say_of_a_wish_is_shown_and_what_they_cannot_say_is_unkno
     with served(server.runs) as fresh:
         none = fresh.ask("POST", "/api/expected", wish).json
     assert none == {"low": None, "middle": None, "high": None, "basis": "not known: 0 runs so far, from 20 on"}
+
+
+def test_a_forecast_is_fitted_again_only_where_runs_were_added(server: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("sklearn")
+    from scaler_wizard.learn import gathered, remember
+    from scaler_wizard.server import foresee
+
+    fitted, past = [], gathered(server.runs)
+    monkeypatch.setattr(foresee, "FRESH_SECONDS", 0.0)
+    monkeypatch.setattr(foresee, "remember", lambda runs: (fitted.append(len(runs)), remember(runs))[1])
+    with served(server.runs) as fresh:
+        for known in (past, past, past[:-1]):
+            monkeypatch.setattr(foresee, "gathered", lambda runs, known=known: known)
+            fresh.ask("POST", "/api/expected", {"model": "embedded", "context": "2x"})
+    assert fitted == [len(past), len(past) - 1]
+
+
+def test_a_plan_is_read_again_only_where_its_file_has_changed(server: Served, run: Run) -> None:
+    def read() -> int:
+        for path in ("/api/runs", f"/api/runs/{run.id}"):
+            assert server.ask("GET", path).status == 200
+        return planned._read.cache_info().misses
+
+    before, file = read(), run.folder / "plan.yaml"
+    assert read() == before
+    file.write_text(file.read_text(encoding="utf-8").replace("name: embedded", "name: another", 1), encoding="utf-8")
+    os.utime(file, ns=(0, 0))
+    assert read() == before + 1
+    assert [row["model"] for row in server.ask("GET", "/api/runs").json] == ["another"]
 
 
 def test_models_of_a_folder_are_offered_by_name(tmp_path: Path) -> None:

@@ -1,6 +1,6 @@
 // The frame around every screen: header, settings, the one alert that is told now, and the screen itself.
 import { useEffect, useMemo, useRef, useState } from "react";
-import { Trouble, api } from "./api";
+import { SIGNED_OUT, Trouble, api } from "./api";
 import { Header } from "./parts/Header";
 import { Subtitle, useTelling } from "./parts/Telling";
 import { type Route, useRoute } from "./route";
@@ -33,10 +33,13 @@ export function App({ linkWorked }: { linkWorked: boolean }) {
     else root.setAttribute("data-theme", settings.theme);
   }, [settings.theme]);
   useEffect(() => {
+    const out = () => setKnown(false);
+    addEventListener(SIGNED_OUT, out);
     api.runs().then(
       () => setKnown(true),
       (error: unknown) => setKnown(!(error instanceof Trouble && error.status === 401)),
     );
+    return () => removeEventListener(SIGNED_OUT, out);
   }, []);
   useFocusOnTurn(route);
 

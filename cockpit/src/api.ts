@@ -20,6 +20,9 @@ import type {
   Wish,
 } from "./generated/wire";
 
+/** Told to the window when the server knows no session of this browser: it was started again, or half a day is over. */
+export const SIGNED_OUT = "signed-out";
+
 export class Trouble extends Error {
   constructor(
     readonly status: number,
@@ -48,6 +51,7 @@ async function ask<T>(method: string, path: string, body?: unknown, signal?: Abo
   if (answer.status === 204) return undefined as T;
   const data: unknown = await answer.json().catch(() => ({}));
   if (answer.ok) return data as T;
+  if (answer.status === 401) dispatchEvent(new Event(SIGNED_OUT));
   throw told(answer.status, data);
 }
 
@@ -78,7 +82,7 @@ export const api = {
     ask<Difference>("GET", `${run(id)}/difference?first=${first}&second=${second}`),
   fusion: (id: string) => ask<FusionView>("GET", `${run(id)}/fusion`),
   feedback: (id: string, text: string) => ask<void>("POST", `${run(id)}/feedback`, { text }),
-  eventsPath: (id: string) => `${run(id)}/events`,
+  eventsPath: (id: string, after: number) => `${run(id)}/events?after=${after}`,
   exportPath: (id: string) => `${run(id)}/export`,
   reportPath: (id: string) => `${run(id)}/report`,
   pagePath: (id: string) => `${run(id)}/report.html`,

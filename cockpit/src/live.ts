@@ -6,6 +6,7 @@ import type { Cockpit, Frame, RunDetail } from "./generated/wire";
 import { isCockpit } from "./generated/validate";
 
 export type Line = "connecting" | "open" | "offline";
+const AGAIN_MS = 2000;
 type OnFrame = (frame: Frame, caughtUp: boolean) => void;
 export type Live = { flight: Flight; cockpit: Cockpit | null; line: Line; caughtUp: boolean; version: number };
 
@@ -14,6 +15,7 @@ export class Stream {
   private source: EventSource | null = null;
   private listeners = new Set<() => void>();
   private due = 0;
+  private again: ReturnType<typeof setTimeout> | undefined;
   live: Live = { flight: grounded(), cockpit: null, line: "connecting", caughtUp: false, version: 0 };
   private onFrame: OnFrame = () => undefined;
 
@@ -21,9 +23,9 @@ export class Stream {
 
   open(onFrame: OnFrame): void {
     this.onFrame = onFrame;
-    const source = new EventSource(api.eventsPath(this.id));
+    const source = new EventSource(api.eventsPath(this.id, this.live.flight.seq));
     source.onopen = () => this.change({ line: "open" });
-    source.onerror = () => this.change({ line: "offline" });
+    source.onerror = () => this.lost(source);
     source.onmessage = (message) => this.frame(JSON.parse(message.data as string) as Frame);
     source.addEventListener("cockpit", (message) => {
       const payload: unknown = JSON.parse((message as MessageEvent<string>).data);
@@ -32,8 +34,17 @@ export class Stream {
     this.source = source;
   }
 
+  /** The browser tries again by itself where nobody answered; after a refusal it gives up, and this goes on. */
+  private lost(source: EventSource): void {
+    this.change({ line: "offline" });
+    if (source.readyState !== EventSource.CLOSED) return;
+    void api.runs().catch(() => undefined); // tells everybody where the session is over
+    this.again = setTimeout(() => this.open(this.onFrame), AGAIN_MS);
+  }
+
   close(): void {
     this.source?.close();
+    clearTimeout(this.again);
     cancelAnimationFrame(this.due);
     this.due = 0;
   }

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -32,6 +33,10 @@ FOLDS = 5
 KINDS = ("baseline", "grow", "extend", "heal", "merge", "export")
 LEARNERS = ("none", "new", "lora", "all")
 RUN_FEATURES = ("growth", "stretch", "tokens", "learning_rate", *(f"trains {name}" for name in LEARNERS))
+
+
+Rows = Sequence[tuple[str, list[float], float]]
+"""Run, features, target."""
 
 
 class Band(Record):
@@ -93,12 +98,28 @@ def gathered(runs: Path) -> tuple[Experience, ...]:
 
 @dataclass(frozen=True)
 class Memory:
-    """Runs, and what was fitted to them."""
+    """Runs, and what is fitted to them: each target when it is first asked for, since a fit takes a second."""
 
     runs: tuple[Experience, ...]
-    loss: Quantiles
-    seconds: Quantiles
-    bytes: Quantiles
+    outcomes: Rows
+    timed: Rows
+    sized: Rows
+    seed: int
+
+    @cached_property
+    def loss(self) -> Quantiles:
+        """Change of the loss on short text, nats per token."""
+        return _fit(self.outcomes, self.seed)
+
+    @cached_property
+    def seconds(self) -> Quantiles:
+        """Logarithm of processor seconds over those that were counted."""
+        return _fit(self.timed, self.seed)
+
+    @cached_property
+    def bytes(self) -> Quantiles:
+        """Logarithm of memory over what was estimated."""
+        return _fit(self.sized, self.seed)
 
     def short_change(self, features: Sequence[float], parameters: int) -> Band | None:
         """Loss on short text after the run less the base's; None for a plan unlike all runs."""
@@ -122,7 +143,7 @@ class Memory:
 
 
 def remember(runs: Sequence[Experience], *, seed: int = 0) -> Memory | None:
-    """Fit; None with fewer than LEAST runs. Raises ScalerError where the extra is missing."""
+    """What can be fitted; None with fewer than LEAST runs. Raises ScalerError where the extra is missing."""
     _regression()
     if len(runs) < LEAST:
         return None
@@ -138,7 +159,7 @@ def remember(runs: Sequence[Experience], *, seed: int = 0) -> Memory | None:
     ]
     if min(len(outcomes), len(timed), len(sized)) < LEAST:
         return None
-    return Memory(tuple(runs), _fit(outcomes, seed), _fit(timed, seed), _fit(sized, seed))
+    return Memory(tuple(runs), outcomes, timed, sized, seed)
 
 
 def run_features(one: Experience) -> list[float]:
@@ -205,9 +226,6 @@ def _needed(seconds: Band, memory: Band) -> str:
 
 
 # -- fitting -----------------------------------------------------------------------------------------------------------
-
-Rows = Sequence[tuple[str, list[float], float]]
-"""Run, features, target."""
 
 
 def _regression() -> Any:

@@ -28,7 +28,7 @@ WINDOW = 10
 def cockpit(run: Run) -> Cockpit:
     """Where the run stands now; unknown is null."""
     begun, gate = run.last("phase_started"), run.open_gate()
-    signed = _signed(run.folder / "contract.yaml")
+    signed = signed_contract(run.folder / "contract.yaml")
     found = Cockpit(
         run_id=UUID(run.journal.get("uuid")),
         timestamp=datetime.now(UTC),
@@ -156,7 +156,8 @@ def _vram_total(run: Run) -> float | None:
     return None if total is None else total / GIB
 
 
-def _signed(file: Path) -> SignedContract:
+def signed_contract(file: Path) -> SignedContract:
+    """The contract of a run as it was signed."""
     return _read_contract(file, file.stat().st_mtime_ns if file.is_file() else 0)
 
 

@@ -549,11 +549,15 @@ def to_yaml(plan: Plan) -> str:
 
 def load_plan(path: Path) -> Plan:
     """Read a plan file; a plan whose base has changed since is refused."""
-    plan = Plan.read(load_yaml(path), path.name)
+    return on_its_base(Plan.read(load_yaml(path), path.name), path.name)
+
+
+def on_its_base(plan: Plan, name: str) -> Plan:
+    """The plan, if its base is still the one it was made for; `name` is its file's."""
     base = read_architecture(plan.base.folder)
     if base.parameters != plan.base.parameters:
         raise ScalerError(
-            f"{path.name}: the base has {base.parameters} parameters, the plan was made for {plan.base.parameters}",
+            f"{name}: the base has {base.parameters} parameters, the plan was made for {plan.base.parameters}",
             "make the plan again: scaler plan recipe.yaml",
         )
     return plan

@@ -44,6 +44,7 @@ from scaler_wizard.hardware import detect
 from scaler_wizard.journal import Fenced, Row
 from scaler_wizard.metrics import Measurement
 from scaler_wizard.pace import Pace
+from scaler_wizard.payload import signed_contract
 from scaler_wizard.phases import Base, Baseline, Export, Extend, Grow, Phase, Plan, Train
 from scaler_wizard.record import from_json, to_json
 from scaler_wizard.recovery import recover
@@ -755,7 +756,7 @@ def vram_limit(gpus: Sequence[Gpu], share: float) -> int | None:
 
 def memory_limit(run: Run, plan: Plan) -> int:
     """Most bytes that a worker may use: the contract's share of this machine, or less where the recipe says so."""
-    contract = read_signed(load_yaml(run.folder / "contract.yaml")).contract
+    contract = signed_contract(run.folder / "contract.yaml").contract
     limit = int(detect(run.folder).ram_bytes * min(plan.limits.memory_share, contract.memory_share))
     return min(limit, plan.limits.memory or limit)
 

@@ -21,6 +21,11 @@ if TYPE_CHECKING:
     from playwright.sync_api import Browser, BrowserContext, BrowserType, Page
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The longest first: beside them the short ones find their place."""
+    items.sort(key=lambda item: "test_whole_job" not in item.nodeid)
+
+
 @pytest.fixture(scope="session")
 def chromium() -> Iterator[BrowserType]:
     from playwright.sync_api import sync_playwright

@@ -6,18 +6,23 @@ import json
 import shutil
 import time
 from collections.abc import Callable
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from statistics import quantiles
 from typing import Any
 
 import numpy as np
 import pytest
+from chromium import show
 from safetensors.numpy import load_file, save_file
 
 from cockpit_server import Served, served
 from recorded_run import make_run, open_gate, step_event, stop_training
+from scaler_wizard.contract import Contract
 from scaler_wizard.models import resolve
 from scaler_wizard.run import Run, locked
+from scaler_wizard.server.guard import Keys
 
 pytestmark = pytest.mark.e2e
 Open = Callable[..., Any]
@@ -70,6 +75,7 @@ def test_a_second_browser_sees_what_the_first_one_does(server: Served, run: Run,
     second.get_by_role("button", name="Undo rollback").wait_for(state="detached")
 
 
+@pytest.mark.alone
 def test_a_tripped_breaker_is_told_at_once_and_critically(server: Served, run: Run, open_page: Open) -> None:
     page = open_page(server, f"#/run/{run.id}")
     sentence = "The loss is nan at step 7; training was stopped."
@@ -182,6 +188,7 @@ RECORDER = """
 """
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize(
     ("language", "words"),
     [
@@ -213,6 +220,7 @@ def _settings(language: str) -> str:
     return json.dumps({"language": language, "voice": True})
 
 
+@pytest.mark.alone
 def test_a_gate_is_spoken_within_a_second_and_only_where_a_voice_was_asked_for(
     server: Served, run: Run, context: Any, open_page: Open
 ) -> None:
@@ -358,14 +366,75 @@ def test_everything_that_was_measured_is_on_the_screen(run: Run, open_page: Open
         assert loading.value.suggested_filename == f"{complete.id}.html"
 
 
-def test_a_server_that_goes_away_is_said_and_its_return_is_noticed(run: Run, context: Any, open_page: Open) -> None:
+def test_a_server_that_goes_away_is_said_and_its_return_is_noticed(run: Run, open_page: Open) -> None:
     with served(run.folder.parent) as server:
         page = open_page(server, f"#/run/{run.id}")
         page.get_by_role("button", name="Rollback").wait_for()
     page.get_by_text("Connection lost").wait_for()
     assert page.get_by_role("button", name="Rollback").is_visible()
+    run.journal.add("note", {"kind": "note", "text": "Written while nobody served."})
+    with served(run.folder.parent, like=server):
+        page.get_by_text("Connection lost").wait_for(state="detached")
+        page.get_by_text("Written while nobody served.").first.wait_for()
 
 
+def test_a_server_that_knows_the_session_no_more_leads_to_its_link(run: Run, open_page: Open) -> None:
+    with served(run.folder.parent) as server:
+        page = open_page(server, f"#/run/{run.id}")
+    page.get_by_text("Connection lost").wait_for()
+    with served(run.folder.parent, like=replace(server, keys=Keys())):
+        page.get_by_role("heading", level=1, name="Open the cockpit from its link").wait_for()
+
+
+def test_a_refused_stream_is_opened_again_where_it_stopped(server: Served, run: Run, open_page: Open) -> None:
+    page = open_page(server)
+    page.route("**/events*", lambda route: route.fulfill(status=502))
+    show(page, f"#/run/{run.id}")
+    page.get_by_text("Connection lost").wait_for()
+    page.unroute("**/events*")
+    page.get_by_text("Connection lost").wait_for(state="detached")
+    page.locator(".cockpit[aria-busy=false]").wait_for()
+
+
+def test_a_gate_warns_before_it_pauses_and_gives_more_time(run: Run, server: Served, open_page: Open) -> None:
+    window = Contract().response_window_sec
+    with locked(run):
+        run.set_status("running")
+        asked = datetime.now(UTC)
+        run.journal.add("resumed", {})
+        page = open_page(server, f"#/run/{run.id}")
+        page.get_by_role("timer").wait_for()
+        assert page.locator(".soon").count() == 0
+        page.clock.set_fixed_time(asked + timedelta(seconds=window - 21))
+        page.wait_for_timeout(1100)
+        assert page.locator(".soon").count() == 0
+        page.clock.set_fixed_time(asked + timedelta(seconds=window - 19))
+        page.locator(".soon", has_text="Pauses in").wait_for()
+        page.locator(".gate [role=status]", has_text="Answer soon, or the run pauses.").wait_for(state="attached")
+        page.get_by_role("button", name="More time").click()
+        page.locator(".soon").wait_for(state="detached")
+        page.get_by_role("timer", name="").get_by_text("Pauses in 2 min").wait_for()
+
+
+def test_the_keyboard_comes_back_from_a_dialog_and_from_the_settings(server: Served, run: Run, open_page: Open) -> None:
+    page = open_page(server, f"#/run/{run.id}")
+    for name in ("Rollback", "Abort"):
+        page.get_by_role("button", name=name).first.focus()
+        page.keyboard.press("Enter")
+        page.get_by_role("dialog").wait_for()
+        page.keyboard.press("Escape")
+        page.get_by_role("dialog").wait_for(state="detached")
+        assert name in page.evaluate("document.activeElement.innerText")
+    page.locator("summary", has_text="Settings").focus()
+    page.keyboard.press("Enter")
+    page.get_by_role("switch", name="Screen reader").wait_for()
+    page.keyboard.press("Tab")
+    page.keyboard.press("Escape")
+    page.get_by_role("switch", name="Screen reader").wait_for(state="hidden")
+    assert page.evaluate("document.activeElement.innerText") == "Settings"
+
+
+@pytest.mark.alone
 @pytest.mark.parametrize("kind", ["note", "step"])
 def test_an_event_is_on_the_screen_within_a_fifth_of_a_second(
     server: Served, run: Run, open_page: Open, record_property: Callable[[str, object], None], kind: str

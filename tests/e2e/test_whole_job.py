@@ -159,7 +159,7 @@ def test_a_run_is_made_watched_answered_rolled_back_resumed_and_completed_by_key
         page.get_by_text("Rollback complete").first.wait_for()
         keys.press("Undo rollback")
         _until(lambda: run.current == "001-extend-256")
-        assert not in_use(run.folder)
+        _until(lambda: not in_use(run.folder))
         keys.press("Resume")
         _approve(page, keys, "002-export")
         _until(lambda: run.status == "completed")

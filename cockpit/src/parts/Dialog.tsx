@@ -1,5 +1,5 @@
 // A question in front of everything else: the safe answer has the focus, Escape gives it.
-import { type ReactNode, useEffect, useId, useRef } from "react";
+import { type ReactNode, useId, useLayoutEffect, useRef } from "react";
 
 type Props = { title: string; safe: string; act: string; danger?: boolean; busy?: boolean; onSafe: () => void; onAct: () => void; children: ReactNode };
 
@@ -7,7 +7,8 @@ export function Dialog({ title, safe, act, danger, busy, onSafe, onAct, children
   const box = useRef<HTMLDialogElement>(null);
   const first = useRef<HTMLButtonElement>(null);
   const name = useId();
-  useEffect(() => {
+  // Before the painting, and undone before it leaves the page: only so does the keyboard go back to where it was.
+  useLayoutEffect(() => {
     const opened = box.current;
     if (opened && !opened.open) opened.showModal();
     first.current?.focus(); // the browser would choose the first field

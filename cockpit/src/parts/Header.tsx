@@ -1,5 +1,5 @@
 // Brand, way home, and what a person sets for this browser.
-import { useState } from "react";
+import { useEffect, useRef, useState } from "react";
 import { api } from "../api";
 import { canListen } from "../ear";
 import { to } from "../route";
@@ -11,6 +11,7 @@ type Props = { settings: Settings; change: (some: Partial<Settings>) => void; si
 
 export function Header({ settings, change, signedIn, canSpeak }: Props) {
   const { t } = useWords();
+  const menu = useClosing();
   return (
     <header className="bar">
       <a className="brand" href={to.runs}>
@@ -27,7 +28,7 @@ export function Header({ settings, change, signedIn, canSpeak }: Props) {
             ))}
           </select>
         </label>
-        <details className="menu">
+        <details className="menu" ref={menu}>
           <summary>
             <Icon name="settings" />
             <span className="unseen">{t("settings")}</span>
@@ -39,6 +40,29 @@ export function Header({ settings, change, signedIn, canSpeak }: Props) {
       </div>
     </header>
   );
+}
+
+/** A sheet over the page closes by Escape, with the keyboard back at its summary, and by a click beside it. */
+function useClosing() {
+  const sheet = useRef<HTMLDetailsElement>(null);
+  useEffect(() => {
+    const close = () => sheet.current?.removeAttribute("open");
+    const onKey = (event: KeyboardEvent) => {
+      if (event.key !== "Escape" || !sheet.current?.open) return;
+      close();
+      sheet.current.querySelector("summary")?.focus();
+    };
+    const onClick = (event: PointerEvent) => {
+      if (!sheet.current?.contains(event.target as Node)) close();
+    };
+    document.addEventListener("keydown", onKey);
+    document.addEventListener("pointerdown", onClick);
+    return () => {
+      document.removeEventListener("keydown", onKey);
+      document.removeEventListener("pointerdown", onClick);
+    };
+  }, []);
+  return sheet;
 }
 
 function SettingsSheet({ settings, change, signedIn, canSpeak }: Props) {

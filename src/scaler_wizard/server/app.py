@@ -21,7 +21,6 @@ from starlette.websockets import WebSocketDisconnect
 from scaler_wizard.errors import ScalerError
 from scaler_wizard.payload import cockpit
 from scaler_wizard.phases import Plan
-from scaler_wizard.plan import load_plan
 from scaler_wizard.record import explicit, to_json
 from scaler_wizard.run import Run, list_runs
 from scaler_wizard.server import steer
@@ -32,6 +31,7 @@ from scaler_wizard.server.glance import detail, difference, fusion, row
 from scaler_wizard.server.guard import COOKIE, SESSION_SECONDS, Guard, Keys
 from scaler_wizard.server.pack import tar_stream
 from scaler_wizard.server.pages import FOREVER, Page, load_pages
+from scaler_wizard.server.planned import plan_of
 from scaler_wizard.server.prometheus import KIND, exposition
 from scaler_wizard.server.uploads import Uploads
 from scaler_wizard.server.wire import (
@@ -82,7 +82,7 @@ class Place:
         """A run and its plan, closed afterwards."""
         run = Run(self.folder(wanted))
         try:
-            yield run, load_plan(run.folder / "plan.yaml")
+            yield run, plan_of(run.folder)
         finally:
             run.journal.close()
 

@@ -6,16 +6,14 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from scaler_wizard.contract import read_signed
 from scaler_wizard.errors import ScalerError
 from scaler_wizard.journal import Row
-from scaler_wizard.payload import cockpit, measurement_of
+from scaler_wizard.payload import cockpit, measurement_of, signed_contract
 from scaler_wizard.phases import Merge, Plan
-from scaler_wizard.plan import load_plan
 from scaler_wizard.planned_merge import preview
 from scaler_wizard.run import Run
-from scaler_wizard.safe_yaml import load_yaml
 from scaler_wizard.server.begin import plan_view
+from scaler_wizard.server.planned import plan_of
 from scaler_wizard.server.steer import alive, standing_gate, undo_target
 from scaler_wizard.server.wire import (
     CheckpointView,
@@ -61,7 +59,7 @@ def row(folder: Path) -> RunRow:
 
 def _plan(folder: Path) -> tuple[Plan | None, str | None]:
     try:
-        return load_plan(folder / "plan.yaml"), None
+        return plan_of(folder), None
     except ScalerError as error:
         return None, error.wrong
 
@@ -69,7 +67,7 @@ def _plan(folder: Path) -> tuple[Plan | None, str | None]:
 def detail(run: Run, plan: Plan) -> RunDetail:
     """Everything of one run that is not in its event stream."""
     sequence = run.journal.newest().seq
-    signed = read_signed(load_yaml(run.folder / "contract.yaml"))
+    signed = signed_contract(run.folder / "contract.yaml")
     return RunDetail(
         id=run.id,
         cockpit=cockpit(run),
