@@ -95,6 +95,7 @@ def test_the_merge_is_the_last_change_of_a_plan_and_has_its_texts() -> None:
         ({"grow": True}, "the run grows its parents"),
         ({"search": {"texts": {"x": "/nowhere/at/all.txt"}}}, "no such text"),
         ({"search": {"tires": 4}}, "no such field"),
+        ({"search": {"by": "core"}}, "own model is none"),
         ({"method": "model_stock", "base": "base", "models": [{"model": "grown"}, {"model": "embedded"}]}, "to turn"),
     ],
 )
