@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: demo demo-real test check generate cockpit lint-page e2e faults soak clean
+.PHONY: demo demo-real test check thorough generate cockpit lint-page e2e faults soak clean
 
 demo: $(READY)  ## the whole main job on the embedded model, some minutes
 	$(BIN)/scaler demo
@@ -13,16 +13,19 @@ demo: $(READY)  ## the whole main job on the embedded model, some minutes
 demo-real: $(READY)  ## the same on SmolLM2-135M
 	$(BIN)/scaler demo --model smollm2
 
-test: $(READY)  ## the tests
+test: $(READY)  ## the tests, in two processes
 	$(BIN)/python -m pytest
 
+thorough: $(READY)  ## of the slow tests and the campaigns of faults those that continuous integration runs as well
+	$(BIN)/python -m pytest -m thorough
+
 faults: $(READY)  ## kills, power cuts, full disks, flipped bits, all counts: an hour or two, root for all of it
-	$(BIN)/python -m pytest -m faults
+	$(BIN)/python -m pytest -n 0 -m faults
 
 soak: $(READY)  ## all of every campaign five times over, for hours; writes docs/reference/reliability.md
 	$(BIN)/python tests/faults/reliability.py docs/reference/reliability.md --times 5
 
-check: $(READY)  ## lint, types, layers, generated files, tests
+check: $(READY)  ## every static check: format, lint, types, layers, generated files; no test
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
@@ -30,7 +33,6 @@ check: $(READY)  ## lint, types, layers, generated files, tests
 	$(BIN)/python scripts/generate_schemas.py --check
 	$(BIN)/python scripts/generate_contract.py --check
 	$(BIN)/python scripts/generate_growth.py --check
-	$(BIN)/python -m pytest
 
 generate: $(READY)  ## write the generated files again
 	$(BIN)/python scripts/generate_schemas.py

@@ -4,12 +4,13 @@
     .venv/bin/python benchmarks/distillation.py --times 8          # a teacher of 8 times the size, of random weights
     .venv/bin/python benchmarks/distillation.py --window 1024 --recompute --compute float32
 
-SmolLM2-135M with adapters of rank 16 learns from SmolLM2-135M, one window a step, forward divergence. `full` is the
-stock way: teacher and student side by side, both with the logits of the whole window and torch's own divergence; its
-student is ours, so that nothing but the divergence tells the ways apart. `next token` learns from no teacher: no way
-of keeping one can be cheaper. Each way runs in a process of its own, in turns, with the worker's settings of malloc;
-the first step does not count. What the steps need beyond the loaded models is the largest resident memory of the steps
-alone (Linux). The gradient's cosine is taken at what the head reads, on a student that lacks one layer.
+SmolLM2-135M with adapters of rank 16 learns from SmolLM2-135M, one window a step, forward divergence. `stock` is what
+one writes with PEFT and transformers: teacher and student side by side under autocast, both with the logits of the
+whole window, torch's own divergence. `full` is that with our student, so that nothing but the divergence differs.
+`next token` learns from no teacher: no way of keeping one can be cheaper. Each way runs in a process of its own, in
+turns, with the worker's settings of malloc; the first step does not count. What the steps need beyond the loaded models
+is the largest resident memory of the steps alone (Linux). The gradient's cosine is taken at what the head reads, on a
+student that lacks one layer.
 """
 
 from __future__ import annotations
@@ -25,9 +26,10 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-WAYS = ("next token", "full", "nothing", "likeliest", "states")
+WAYS = ("stock", "full", "next token", "nothing", "likeliest", "states")
 CHILD = """
 import ctypes, json, sys, time
+from contextlib import nullcontext
 from pathlib import Path
 import torch
 from torch.nn import functional
@@ -38,6 +40,7 @@ from scaler_wizard.distill import distilled_loss
 from scaler_wizard.lora import add_lora
 from scaler_wizard.models import load_model, load_tokenizer, resolve, settle_dtype
 from scaler_wizard.recipe import Distil
+from scaler_wizard.recompute import recompute
 from scaler_wizard.teacher import hire
 from scaler_wizard.train import narrow_frozen, autocast, cross_entropy, head_weight, predictions
 
@@ -55,15 +58,22 @@ teacher = None if way == "next token" else hire(how, folder=taught_by, student=t
 model = load_model(folder, dtype="float32")
 if way == "cosine":
     del model.model.layers[15]
+elif way == "stock":
+    from peft import LoraConfig, get_peft_model
+    model = get_peft_model(model, LoraConfig(r=16, lora_alpha=16, use_rslora=True, target_modules="all-linear"))
 else:
     model = add_lora(model, rank=16, seed=0)
     narrow_frozen(model, compute)
 if recompute:
-    model.gradient_checkpointing_enable({"use_reentrant": False})
+    recompute(model.get_base_model().model.layers)
 model.train()
 learning = [p for p in model.parameters() if p.requires_grad]
 
 def loss(batch):
+    if way == "stock":
+        with autocast(model.device, compute):
+            logits = model(input_ids=batch.ids, use_cache=False).logits[0, :-1]
+        return whole(logits, batch, batch.ids[0, 1:])
     rows, goals, places = predictions(model, batch, compute)
     if way == "next token":
         return cross_entropy(model, rows, goals, compute)
@@ -72,8 +82,11 @@ def loss(batch):
         return distilled_loss(rows, head_weight(model), goals, view, weight=0.5, dtype=compute)
     with autocast(model.device, compute):
         logits = functional.linear(rows, head_weight(model))
-        with torch.no_grad():
-            theirs = teacher.model(input_ids=batch.ids, use_cache=False).logits[0, :-1]
+    return whole(logits, batch, goals)
+
+def whole(logits, batch, goals):
+    with autocast(model.device, compute), torch.no_grad():
+        theirs = teacher.model(input_ids=batch.ids, use_cache=False).logits[0, :-1]
     log_p, log_q = (functional.log_softmax(one.float(), dim=-1) for one in (logits, theirs))
     soft = functional.kl_div(log_p, log_q, reduction="batchmean", log_target=True)
     return 0.5 * functional.cross_entropy(logits.float(), goals) + 0.5 * soft
@@ -115,7 +128,7 @@ loaded, times = status("VmRSS"), []
 Path("/proc/self/clear_refs").write_text("5")  # the largest resident memory counts from here
 for batch in batches:
     begun = time.process_time()
-    with by_piece(model):
+    with nullcontext() if way == "stock" else by_piece(model):
         loss(batch).backward()
     torch.optim.SGD(learning, lr=1e-4).step()
     model.zero_grad(set_to_none=True)
@@ -150,14 +163,16 @@ def main() -> int:
             for way in WAYS:
                 runs[way].append(run(way, options, cache, teacher))
     seconds = {way: statistics.median(s for one in runs[way] for s in one["seconds"]) for way in WAYS}
-    print("\n| keep | CPU-s a step | full takes | peak GiB | of it the steps' | of full's |\n" + "|---" * 6 + "|")
+    print("\n| way | CPU-s a step | stock takes | full takes | peak GiB | of it the steps' | of stock's | of full's |")
+    print("|---" * 8 + "|")
     peaks, own = ({way: statistics.median(one[key] for one in runs[way]) for way in WAYS} for key in ("peak", "step"))
     for way in WAYS:
-        speed = f"{seconds[way]:.2f} | {seconds['full'] / seconds[way]:.2f} x"
-        room = f"{peaks[way] / 2**30:.2f} | {own[way] / 2**30:.2f} | {own[way] / own['full']:.2f}"
+        speed = f"{seconds[way]:.2f} | {seconds['stock'] / seconds[way]:.2f} x | {seconds['full'] / seconds[way]:.2f} x"
+        room = f"{peaks[way] / 2**30:.2f} | {own[way] / 2**30:.2f} | {own[way] / own['stock']:.2f}"
+        room += f" | {own[way] / own['full']:.2f}"
         print(f"| {way} | {speed} | {room} |")
     fine = found["likeliest"] >= 0.995 and found["likeliest bytes"] <= 300
-    return 0 if fine and seconds["full"] / seconds["likeliest"] >= (1.6 if options.times == 1 else 3.0) else 1
+    return 0 if fine and seconds["stock"] / seconds["likeliest"] >= (1.6 if options.times == 1 else 3.0) else 1
 
 
 def larger(folder: Path, times: int) -> str:

@@ -30,9 +30,12 @@ import torch
 import transformers
 
 from scaler_wizard.adapting import AdapterMerge, merge_adapters
+from scaler_wizard.core_merge import ADAPTER, learn_core, learnt_merge
+from scaler_wizard.core_search import By
 from scaler_wizard.data import Tokens, encode, load_corpus, training_windows, windows
 from scaler_wizard.evals.perplexity import token_nll
 from scaler_wizard.gradient_search import gradient_search
+from scaler_wizard.judging import kept_score
 from scaler_wizard.lora import add_lora
 from scaler_wizard.losses import linear_cross_entropy
 from scaler_wizard.merge import METHODS, Method, TaskArithmetic
@@ -40,8 +43,8 @@ from scaler_wizard.merge.knobs import told
 from scaler_wizard.merge.recipe import read_merge
 from scaler_wizard.merging import merge_models, prepare
 from scaler_wizard.mixture import Mixture, mix_models
-from scaler_wizard.models import load_model, load_tokenizer, resolve
-from scaler_wizard.searching import MEAN_SHARE, Try, coordinate_search
+from scaler_wizard.models import best_dtype, load_model, load_tokenizer, resolve
+from scaler_wizard.searching import Try, coordinate_search
 from scaler_wizard.weights import Program
 from scaler_wizard.weights.evaluate import Source, evaluate, from_float, to_float
 
@@ -62,6 +65,8 @@ ROWS: Mapping[str, tuple[str, Settings, int]] = {
     "karcher": ("karcher", ({}, {}, 0.0), 1),
     "by matrix": ("task_arithmetic", ({}, {}, 0.6), 24),
     "by matrix, 96 steps": ("task_arithmetic", ({}, {}, 0.6), 96),
+    "by direction": ("task_arithmetic", ({}, {}, 0.6), 96),
+    "by core": ("task_arithmetic", ({}, {}, 0.6), 96),
     "task_arithmetic": ("task_arithmetic", ({}, {}, 0.6), 5),
     "ties": ("ties", ({"density": 0.5}, {}, 1.0), 3),
     "dare_linear": ("dare_linear", ({"density": 0.8}, {}, 0.6), 1),
@@ -84,8 +89,9 @@ ROWS: Mapping[str, tuple[str, Settings, int]] = {
 0 stands for a method without weights. `by matrix` learns its weights by the gradient, `mixture` puts the feed-forward
 blocks side by side on the attention of the merge. Not here: slerp, nuslerp, nearswap and arcee_fusion, which take two
 models, and passthrough."""
-LEARNT = {"by matrix": CALIBRATION - CHOOSE, "by matrix, 96 steps": 30}
+LEARNT = {"by matrix": CALIBRATION - CHOOSE, "by matrix, 96 steps": 30, "by direction": 30, "by core": 30}
 """Learnt by the gradient, each step on one window of each text, of so many."""
+CORES: Mapping[str, By] = {"by direction": "direction", "by core": "core"}
 FUSED = ("concatenate", "knots")
 """Made of the adapters, not of whole matrices; what is searched is how much of the fused adapter is added."""
 
@@ -239,8 +245,7 @@ class ExpertBench:
         self.parents("calibration", CHOOSE)  # before the merge is put, since asking them puts them
         self.put(prepare(method).program)
         kept = self.kept("calibration", CHOOSE)
-        shares = list(kept.values())
-        return Try(weights={}, kept=kept, score=min(shares) + MEAN_SHARE * sum(shares) / len(shares))
+        return Try(weights={}, kept=kept, score=kept_score(kept))
 
 
 # -- rows -----------------------------------------------------------------------------------------------------------
@@ -266,7 +271,7 @@ def _choose(name: str, bench: ExpertBench) -> tuple[Method, int]:
     adapters = {name: _fused(name, bench, settings)} if name in FUSED else bench.adapters
     first = _method(method, bench.base, adapters, ({}, {}, 1.0) if name in FUSED else settings)
     if name in LEARNT:
-        return _learnt(bench, first, tries, LEARNT[name]), tries
+        return _learnt(name, bench, first, tries, LEARNT[name]), tries
     if tries <= 1:
         return first, 1
     seen, best = coordinate_search(first, bench.score, tries=tries)
@@ -290,12 +295,24 @@ def _fused(name: str, bench: ExpertBench, settings: Settings) -> Path:
     return merge_adapters(AdapterMerge.read(block, name), bench.work / f"fused-{name}", force=True).folder
 
 
-def _learnt(bench: ExpertBench, first: Method, steps: int, count: int) -> Method:
-    """A weight for every matrix, by the gradient, on `count` calibration windows a text, which choose nothing."""
+def _learnt(name: str, bench: ExpertBench, first: Method, steps: int, count: int) -> Method:
+    """A weight for every matrix, or a core, by the gradient, on `count` calibration windows that no try reads."""
     assert isinstance(first, TaskArithmetic)
     texts = bench.cut("calibration", CHOOSE, count)
+    if name in CORES:
+        return _cored(bench, first, texts, steps, CORES[name])
     gains = {name: base - own for name, (base, own) in bench.parents("calibration", CHOOSE).items()}
     return gradient_search(first, prepare(first).parents, texts, gains, steps=steps)
+
+
+def _cored(bench: ExpertBench, first: TaskArithmetic, texts: Mapping[str, Tokens], steps: int, by: By) -> Method:
+    """The merge of the adapter that was learnt, which stays in the folder."""
+    parents, folder = prepare(first).parents, bench.work / f"learnt-{by}" / ADAPTER
+    folder.mkdir(parents=True, exist_ok=True)
+    learnt = learn_core(first, parents, texts, by=by, steps=steps, dtype=best_dtype()[0])
+    looks = {step: {name: round(share, 3) for name, share in kept.items()} for step, kept in learnt.trace.items()}
+    print(f"{by}: step {learnt.step} of {json.dumps(looks)}", file=sys.stderr, flush=True)
+    return learnt_merge(first, parents, learnt, by, folder, folder.parent)[0]
 
 
 def _mix(bench: ExpertBench, attention: Method) -> str:

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import io
 import os
 import subprocess
 import sys
+from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
+from unittest.mock import patch
+
+from scaler_wizard.__main__ import main
 
 RECIPE = """\
 model: embedded
@@ -28,3 +33,21 @@ def scaler(*arguments: str | Path, **environment: str) -> subprocess.CompletedPr
         stdin=subprocess.DEVNULL,
         env=os.environ | {"NO_COLOR": "1"} | environment,
     )
+
+
+def called(*arguments: str | Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    """What the command does, in this process: for what it says and writes, not for how a process starts and ends."""
+    out, err, code = io.StringIO(), io.StringIO(), 0
+    words = ["scaler", *map(str, arguments)]
+    with (
+        patch.object(sys, "argv", words),
+        patch.object(sys, "stdin", io.StringIO()),
+        patch.dict(os.environ, {"NO_COLOR": "1"} | environment),
+        redirect_stdout(out),
+        redirect_stderr(err),
+    ):
+        try:
+            main()
+        except SystemExit as ended:
+            code = int(ended.code or 0)
+    return subprocess.CompletedProcess(words, code, out.getvalue(), err.getvalue())

@@ -1,9 +1,14 @@
-"""One real run of the embedded model, made once a session through the real command, for every test that needs one."""
+"""What tests share: one thread each, and real runs that are made once for every test that needs one."""
 
 from __future__ import annotations
 
+import os
 import shutil
 from pathlib import Path
+
+# Two processes test at once, on models too small for threads: these would only wait for each other.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("MKL_NUM_THREADS", "1")
 
 import pytest
 

@@ -2,15 +2,13 @@
 
 import itertools
 import json
-import os
-import subprocess
-import sys
 from functools import cache
 from pathlib import Path
 
 import pytest
 import yaml
 
+from commands import called, scaler
 from machines import machine
 from scaler_wizard.advise import Case, Leaning, Recommendation, advised, recommend
 from scaler_wizard.architecture import Architecture, read_architecture
@@ -139,31 +137,27 @@ def test_the_embedded_model_gets_a_plan_for_every_wish() -> None:
         assert fits(recommend(understand(wish), here), machine(4))
 
 
-def scaler(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "scaler_wizard", *arguments]
-    return subprocess.run(command, capture_output=True, text=True, cwd=folder, env=os.environ, check=False)
-
-
-def test_the_command_answers_writes_a_recipe_and_asks(tmp_path: Path) -> None:
-    written = scaler(tmp_path, "wish", "bigger and longer", "--model", "embedded", "-o", "mine.yaml")
+def test_the_command_answers_writes_a_recipe_and_asks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    written = scaler("wish", "bigger and longer", "--model", "embedded", "-o", "mine.yaml")
     assert written.returncode == 0, written.stderr
     assert yaml.safe_load((tmp_path / "mine.yaml").read_text())["model"] == "embedded"
-    planned = scaler(tmp_path, "plan", "mine.yaml", "--json")
+    planned = called("plan", "mine.yaml", "--json")
     assert planned.returncode == 0 and json.loads(planned.stdout)["context"] == 256
-    asked = scaler(tmp_path, "wish", "hello")
+    asked = called("wish", "hello")
     assert asked.returncode == 3 and asked.stdout == "" and "--choose balanced" in asked.stderr
-    chosen = scaler(tmp_path, "wish", "hello", "--choose", "balanced", "--json")
+    chosen = called("wish", "hello", "--choose", "balanced", "--json")
     assert json.loads(chosen.stdout)["recipe"] == "balanced"
-    wrong = scaler(tmp_path, "wish", "hello", "--choose", "balanse")
+    wrong = called("wish", "hello", "--choose", "balanse")
     assert wrong.returncode == 2 and "balanced" in wrong.stderr
 
 
-def test_the_command_shows_the_models(tmp_path: Path) -> None:
-    rows = json.loads(scaler(tmp_path, "models", "--json").stdout)
+def test_the_command_shows_the_models() -> None:
+    rows = json.loads(scaler("models", "--json").stdout)
     assert len(rows) >= 30 and [row["parameters"] for row in rows] == sorted(row["parameters"] for row in rows)
-    one = scaler(tmp_path, "models", "google/gemma-2-2b").stdout
+    one = called("models", "google/gemma-2-2b").stdout
     assert "Prohibited Use Policy" in one and "identity_blocks" in one
-    assert scaler(tmp_path, "models", "nothing-like-it").returncode == 2
+    assert called("models", "nothing-like-it").returncode == 2
 
 
 OPEN = "better maths and better poems, and 16K tokens"

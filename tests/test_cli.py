@@ -10,11 +10,13 @@ from pathlib import Path
 import pytest
 from jsonschema import Draft202012Validator
 
-from commands import RECIPE, scaler
+from commands import RECIPE, called, scaler
 from scaler_wizard.journal import Journal
 from scaler_wizard.run import Run, list_runs
 
 SCHEMAS = Path(__file__).parents[1] / "schemas"
+SHORT = RECIPE.replace("context: 2x\n", "").replace("extend: {search: false}\n", "")
+"""For runs that are ended after their first phase: nothing longer than the base's own window is measured."""
 
 
 def only_run(runs: Path) -> Run:
@@ -71,7 +73,7 @@ def test_the_flight_log_is_the_journal_line_by_line(made: Path) -> None:
 
 
 def test_status_as_json_is_the_cockpits_payload(made: Path) -> None:
-    payload = json.loads(scaler("status", "--json", "--runs", made).stdout)
+    payload = json.loads(called("status", "--json", "--runs", made).stdout)
     Draft202012Validator(json.loads((SCHEMAS / "cockpit.schema.json").read_text())).validate(payload)
     assert payload["status"] == "completed" and payload["phase"] == "P4"
     assert payload["qualityMetrics"]["perplexity"] > 1 and payload["qualityMetrics"]["accuracy"] is None
@@ -95,7 +97,7 @@ def test_rollback_copies_nothing_and_undo_takes_it_back(runs: Path) -> None:
     assert run.current == "001-grow"
     assert sorted(path.stat().st_ino for path in run.checkpoints.rglob("*")) == before
     assert scaler("undo", "--runs", runs).returncode == 0 and run.current == "004-export"
-    again = scaler("undo", "--runs", runs)
+    again = called("undo", "--runs", runs)
     assert again.returncode == 2 and "no rollback to undo" in again.stderr
 
 
@@ -104,13 +106,13 @@ def test_a_rollback_to_a_damaged_checkpoint_is_refused(runs: Path) -> None:
     weights = run.checkpoints / "001-grow" / "model.safetensors"
     weights.unlink()
     weights.write_bytes(b"short")
-    answer = scaler("rollback", "--to", "grow", "--runs", runs)
+    answer = called("rollback", "--to", "grow", "--runs", runs)
     assert answer.returncode == 2 and "damaged" in answer.stderr and run.current == "004-export"
 
 
 def test_after_a_rollback_the_run_goes_on_from_there(runs: Path) -> None:
     run = only_run(runs)
-    scaler("rollback", "--to", "3", "--runs", runs)
+    assert called("rollback", "--to", "3", "--runs", runs).returncode == 0
     answer = scaler("resume", "--approve-within-limits", "--runs", runs)
     assert answer.returncode == 0, answer.stderr
     assert run.current == "004-export" and run.status == "completed"
@@ -119,7 +121,7 @@ def test_after_a_rollback_the_run_goes_on_from_there(runs: Path) -> None:
 
 def test_a_finished_recipe_starts_anew_and_an_interrupted_one_goes_on(tmp_path: Path) -> None:
     recipe = tmp_path / "recipe.yaml"
-    recipe.write_text(RECIPE, encoding="utf-8")
+    recipe.write_text(SHORT, encoding="utf-8")
     command = ["run", str(recipe), "--runs", str(tmp_path / "runs"), "--sign", "Ada", "--approve-within-limits"]
     worker = subprocess.Popen(
         [sys.executable, "-m", "scaler_wizard", *command], stderr=subprocess.PIPE, text=True, stdin=subprocess.DEVNULL
@@ -133,7 +135,7 @@ def test_a_finished_recipe_starts_anew_and_an_interrupted_one_goes_on(tmp_path: 
     run = only_run(tmp_path / "runs")
     assert run.current == "000-baseline" and run.status == "paused"
     assert scaler("pause", "--runs", tmp_path / "runs").returncode == 2
-    answer = scaler("run", recipe, "--runs", tmp_path / "runs", "--set", "heal=false")
+    answer = called("run", recipe, "--runs", tmp_path / "runs", "--set", "heal=false")
     assert answer.returncode == 2 and "not signed" in answer.stderr  # another plan is another run
     other = subprocess.Popen(
         [sys.executable, "-m", "scaler_wizard", *command], stderr=subprocess.PIPE, text=True, stdin=subprocess.DEVNULL
@@ -148,7 +150,7 @@ def test_a_finished_recipe_starts_anew_and_an_interrupted_one_goes_on(tmp_path: 
 
 def test_nobody_at_the_gate_means_paused_and_an_answer_is_carried_out_later(tmp_path: Path) -> None:
     recipe = tmp_path / "recipe.yaml"
-    recipe.write_text(RECIPE.replace("heal:", "heal: false #"), encoding="utf-8")
+    recipe.write_text(SHORT.replace("heal:", "heal: false #"), encoding="utf-8")
     runs = tmp_path / "runs"
     process = subprocess.Popen(
         [sys.executable, "-m", "scaler_wizard", "run", str(recipe), "--runs", str(runs), "--sign", "Ada"],
@@ -168,7 +170,7 @@ def test_nobody_at_the_gate_means_paused_and_an_answer_is_carried_out_later(tmp_
     shown = scaler("status", "--runs", runs).stdout
     assert "baseline done" in shown and "scaler approve" in shown
     assert scaler("approve", "--runs", runs).returncode == 0
-    assert scaler("approve", "--runs", runs).returncode == 2  # exactly one answer
+    assert called("approve", "--runs", runs).returncode == 2  # exactly one answer
     resumed = subprocess.Popen(
         [sys.executable, "-m", "scaler_wizard", "resume", "--runs", str(runs)],
         stderr=subprocess.PIPE,
@@ -193,13 +195,13 @@ def test_the_current_model_is_exported_whole_or_not_at_all(runs: Path, tmp_path:
     out = tmp_path / "mine"
     assert scaler("export", out, "--runs", runs).returncode == 0
     assert (out / "model.safetensors").exists() and not (out / "manifest.json").exists()
-    assert scaler("export", out, "--runs", runs).returncode == 2
+    assert called("export", out, "--runs", runs).returncode == 2
     weights = only_run(runs).checkpoints / "004-export" / "model.safetensors"
     data = bytearray(weights.read_bytes())
     data[-1] ^= 1
     weights.unlink()
     weights.write_bytes(data)
-    answer = scaler("export", tmp_path / "other", "--runs", runs)
+    answer = called("export", tmp_path / "other", "--runs", runs)
     assert answer.returncode == 2 and "damaged" in answer.stderr and not (tmp_path / "other").exists()
 
 
@@ -218,7 +220,7 @@ def test_the_current_model_is_exported_whole_or_not_at_all(runs: Path, tmp_path:
 )
 def test_bad_input_is_two_lines_and_changes_nothing(tmp_path: Path, recipe: str, words: list[str]) -> None:
     (tmp_path / "r.yaml").write_text(recipe, encoding="utf-8")
-    answer = scaler("run", tmp_path / "r.yaml", "--sign", "Ada", "--runs", tmp_path / "runs")
+    answer = called("run", tmp_path / "r.yaml", "--sign", "Ada", "--runs", tmp_path / "runs")
     assert answer.returncode == 2 and len(answer.stderr.strip().splitlines()) == 2, answer.stderr
     assert all(word in answer.stderr for word in words), answer.stderr
     assert not (tmp_path / "runs").exists()
@@ -226,7 +228,7 @@ def test_bad_input_is_two_lines_and_changes_nothing(tmp_path: Path, recipe: str,
 
 def test_a_run_without_a_signature_does_not_start(tmp_path: Path) -> None:
     (tmp_path / "r.yaml").write_text(RECIPE, encoding="utf-8")
-    answer = scaler("run", tmp_path / "r.yaml", "--runs", tmp_path / "runs")
+    answer = called("run", tmp_path / "r.yaml", "--runs", tmp_path / "runs")
     assert answer.returncode == 2 and "not signed" in answer.stderr and not list_runs(tmp_path / "runs")
 
 
@@ -243,9 +245,9 @@ def test_a_contract_that_was_changed_after_it_was_signed_does_not_count(runs: Pa
 
 
 def test_an_unknown_run_names_the_known_ones(made: Path, tmp_path: Path) -> None:
-    answer = scaler("status", "nothing", "--runs", made)
+    answer = called("status", "nothing", "--runs", made)
     assert answer.returncode == 2 and only_run(made).id in answer.stderr
-    empty = scaler("status", "--runs", tmp_path / "none")
+    empty = called("status", "--runs", tmp_path / "none")
     assert empty.returncode == 2 and "scaler demo" in empty.stderr
 
 
@@ -256,7 +258,7 @@ def test_a_plan_is_an_editable_file_that_can_be_run(tmp_path: Path) -> None:
     text = (tmp_path / "plan.yaml").read_text()
     assert "steps:" in text and not (tmp_path / "runs").exists()
     (tmp_path / "plan.yaml").write_text(text.replace("length: 256", "lenght: 256", 1))
-    broken = scaler("run", tmp_path / "plan.yaml", "--sign", "Ada", "--runs", tmp_path / "runs")
+    broken = called("run", tmp_path / "plan.yaml", "--sign", "Ada", "--runs", tmp_path / "runs")
     assert broken.returncode == 2 and "did you mean length?" in broken.stderr and not (tmp_path / "runs").exists()
 
 
@@ -276,5 +278,5 @@ def test_a_journal_that_a_newer_release_wrote_is_refused(runs: Path) -> None:
     journal = Journal(run.folder / "run.db")
     journal.set("schema", "99")
     journal.close()
-    answer = scaler("status", "--runs", runs)
+    answer = called("status", "--runs", runs)
     assert answer.returncode == 2 and "newer release" in answer.stderr

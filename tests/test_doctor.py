@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from commands import called
 from scaler_wizard import doctor
 from scaler_wizard.doctor import findings, largest_trained, write_speed
 from scaler_wizard.estimate import training_bytes
@@ -29,7 +30,7 @@ def test_the_doctor_answers_quickly_and_without_torch(tmp_path: Path) -> None:
 
 
 def test_the_doctor_speaks_json(tmp_path: Path) -> None:
-    rows = json.loads(scaler("doctor", "--json", "--runs", str(tmp_path)).stdout)
+    rows = json.loads(called("doctor", "--json", "--runs", tmp_path).stdout)
     assert all(set(row) == {"good", "what", "found", "cure"} for row in rows)
     assert next(row for row in rows if row["what"] == "python")["found"].startswith(sys.version.split()[0])
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from commands import scaler
+from commands import called
 from machines import machine
 from scaler_wizard.architecture import read_architecture
 from scaler_wizard.early import refuse_no_text
@@ -52,7 +52,7 @@ def test_a_missing_text_is_refused_by_the_command_and_a_good_one_is_not(tmp_path
     for source in (str(tmp_path / "a.txt"), str(tmp_path), "kjv", "hub:org/name"):
         refuse_no_text(source)
     (tmp_path / "r.yaml").write_text("model: embedded\ncontext: 2x\ndata: nowhere.txt\n")
-    said = scaler("plan", tmp_path / "r.yaml", "-o", tmp_path / "plan.yaml")
+    said = called("plan", tmp_path / "r.yaml", "-o", tmp_path / "plan.yaml")
     assert said.returncode == 2 and "nowhere.txt: no such file or folder" in said.stderr
 
 
@@ -72,9 +72,9 @@ def test_a_teacher_with_another_vocabulary_is_refused_by_the_plan_and_one_with_t
 
 def test_where_memory_is_short_windows_are_shortened_unless_the_recipe_names_one() -> None:
     free = planned()
-    tight = planned(limits={"memory": "542M"}, heal=Heal(lora_ranks="uniform", train="lora"))
+    tight = planned(limits={"memory": "517M"}, heal=Heal(lora_ranks="uniform", train="lora"))
     assert free.window == 256 and not free.checkpointing
     assert tight.window == 128 and tight.micro_batch == 1
     assert tight.windows_per_step * tight.window == free.windows_per_step * free.window
     with pytest.raises(ScalerError, match="heal needs about"):
-        planned(limits={"memory": "542M"}, heal=Heal(train="lora", window=256))
+        planned(limits={"memory": "517M"}, heal=Heal(train="lora", window=256))

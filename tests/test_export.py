@@ -120,6 +120,7 @@ def test_a_run_without_adapters_says_so_when_they_are_asked_for(told_run: Run, t
 
 
 @pytest.mark.slow
+@pytest.mark.thorough
 def test_adapters_that_a_run_has_trained_can_be_taken_out_alone(tmp_path: Path) -> None:
     recipe = "model: embedded\ncontext: 2x\nheal: {tokens: 8192, window: 128, train: lora, control: false}\n"
     (tmp_path / "r.yaml").write_text(recipe + "measure: {windows: 4, needles: 8}\nlimits: {threads: 1}\n")

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from commands import called, scaler
 from scaler_wizard.architecture import read_architecture
 from scaler_wizard.hardware import detect
 from scaler_wizard.models import resolve
@@ -18,11 +19,6 @@ from scaler_wizard.oneshot import GROWTH, grow_model
 from scaler_wizard.plan import explanation, make_plan
 from scaler_wizard.recipe import Recipe
 from tiny_models import make
-
-
-def scaler(*words: str | Path) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "scaler_wizard", *map(str, words)]
-    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
 
 
 def names(folder: Path) -> list[str]:
@@ -42,7 +38,7 @@ def test_grow_proves_and_keeps_the_model_and_says_how_it_was_made(tmp_path: Path
 
 def test_only_the_operators_that_are_allowed_are_used(tmp_path: Path) -> None:
     make(tmp_path / "base")
-    said = scaler("grow", tmp_path / "base", "--to", "1.3x", "-o", tmp_path / "out", "--allow", "widen_ffn")
+    said = called("grow", tmp_path / "base", "--to", "1.3x", "-o", tmp_path / "out", "--allow", "widen_ffn")
     assert said.returncode == 0, said.stderr
     assert "wider feed-forward blocks" in said.stdout and "identity" not in said.stdout
     assert "learnt nothing yet" in said.stderr
@@ -58,17 +54,19 @@ def test_only_the_operators_that_are_allowed_are_used(tmp_path: Path) -> None:
         (["--to", "2x", "-o", "out", "--shard-size", "big"], "no size"),
     ],
 )
-def test_a_slip_is_two_lines_and_leaves_nothing(tmp_path: Path, words: list[str], wrong: str) -> None:
+def test_a_slip_is_two_lines_and_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: list[str], wrong: str
+) -> None:
     make(tmp_path / "base")
-    command = [sys.executable, "-m", "scaler_wizard", "grow", "base", *words]
-    said = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60, cwd=tmp_path)
+    monkeypatch.chdir(tmp_path)
+    said = called("grow", "base", *words)
     assert said.returncode == 2 and wrong in said.stderr and "→" in said.stderr
     assert "Traceback" not in said.stderr and said.stdout == ""
     assert [file.name for file in tmp_path.iterdir()] == ["base"]
 
 
 def test_inspect_says_the_same_in_words_and_in_json() -> None:
-    words, data = scaler("inspect", "embedded"), scaler("inspect", "embedded", "--json")
+    words, data = scaler("inspect", "embedded"), called("inspect", "embedded", "--json")
     found = json.loads(data.stdout)
     assert words.returncode == data.returncode == 0
     assert found["family"] == "llama" and found["native_context"] == 128
@@ -77,7 +75,7 @@ def test_inspect_says_the_same_in_words_and_in_json() -> None:
 
 
 def test_a_model_that_is_not_there_is_named() -> None:
-    said = scaler("inspect", "./absent")
+    said = called("inspect", "./absent")
     assert said.returncode == 2 and "no such model" in said.stderr
 
 
@@ -91,6 +89,7 @@ def test_a_plan_explains_its_growth_with_alternatives(tmp_path: Path, wish: str)
 
 
 @pytest.mark.faults
+@pytest.mark.thorough
 def test_a_growth_that_is_killed_goes_on_and_ends_with_the_same_bytes(tmp_path: Path) -> None:
     source = make(tmp_path / "base", hidden_size=512, intermediate_size=2048, num_hidden_layers=12, vocab_size=4096)
     code = (
@@ -143,7 +142,7 @@ def test_what_an_earlier_growth_left_does_not_get_into_the_model(tmp_path: Path)
 def test_plan_explains_on_standard_error_and_writes_the_plan(tmp_path: Path) -> None:
     (tmp_path / "recipe.yaml").write_text("model: embedded\nparameters: 1.5x\n")
     out = tmp_path / "plan.yaml"
-    said = scaler("plan", tmp_path / "recipe.yaml", "-o", out, "--runs", tmp_path, "--explain", "--json")
+    said = called("plan", tmp_path / "recipe.yaml", "-o", out, "--runs", tmp_path, "--explain", "--json")
     assert said.returncode == 0, said.stderr
     assert json.loads(said.stdout)["parameters"] > 1_200_000 and out.is_file()
     assert "Chosen: depth and feed-forward width together" in said.stderr and "Instead: " in said.stderr

@@ -47,6 +47,7 @@ def test_the_page_is_fresh() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.thorough
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("name", OPERATORS)
 def test_every_operator_does_to_every_family_what_it_says(tmp_path: Path, name: str, family: str) -> None:

@@ -198,6 +198,18 @@ def test_broken_numbers_in_an_adapter_are_refused(base: Path, tmp_path: Path) ->
     assert sorted(file.name for file in tmp_path.iterdir()) == ["one"]
 
 
+def test_a_look_foretells_the_error_that_a_rank_then_makes(base: Path, tmp_path: Path) -> None:
+    folders = [adapter(base, tmp_path / str(seed), seed=seed, r=6) for seed in range(2)]
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(json.dumps({"merge": {"adapters": [{"adapter": str(folder)} for folder in folders]}}))
+    looked = CliRunner().invoke(app, ["merge", str(recipe)])
+    assert looked.exit_code == 0 and "cosines" in looked.output, looked.output
+    made = merge([(folder, 1.0) for folder in folders], tmp_path / "out", rank=8)
+    said = next(line for line in looked.output.splitlines() if "error at rank 8" in line)
+    assert f"{made.predicted_error:.2%}" in said and made.predicted_error > 0
+    assert "rank of the sum" in looked.output and "12" in looked.output
+
+
 def test_the_command_merges_adapters_as_well(base: Path, tmp_path: Path) -> None:
     folders = [adapter(base, tmp_path / str(seed), seed=seed) for seed in range(2)]
     file = tmp_path / "recipe.yaml"

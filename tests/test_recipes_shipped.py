@@ -1,13 +1,12 @@
 """Every shipped recipe, planned for every family, and carried out on the embedded model."""
 
 import json
-import subprocess
-import sys
 from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 
+from commands import called, scaler
 from scaler_wizard.architecture import Architecture, read_architecture
 from scaler_wizard.contract import Contract, sign
 from scaler_wizard.errors import ScalerError
@@ -85,21 +84,17 @@ def test_a_file_of_the_users_goes_before_a_shipped_recipe(tmp_path: Path, monkey
     assert load_recipe(Path("balanced")).context == "3x"
 
 
-def scaler(*arguments: str, folder: Path) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "scaler_wizard", *arguments]
-    return subprocess.run(command, capture_output=True, text=True, cwd=folder, check=False)
-
-
-def test_the_command_lists_prints_and_plans_them(tmp_path: Path) -> None:
-    listed = json.loads(scaler("recipes", "--json", folder=tmp_path).stdout)
+def test_the_command_lists_prints_and_plans_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    listed = json.loads(scaler("recipes", "--json").stdout)
     assert listed == shipped_recipes()
-    printed = scaler("recipes", "careful", folder=tmp_path).stdout
+    printed = called("recipes", "careful").stdout
     (tmp_path / "mine.yaml").write_text("model: embedded\n" + printed)
-    by_file = scaler("plan", "mine.yaml", "--json", "-o", "a.yaml", folder=tmp_path)
-    by_name = scaler("plan", "careful", "--set", "model=embedded", "--json", "-o", "b.yaml", folder=tmp_path)
+    by_file = called("plan", "mine.yaml", "--json", "-o", "a.yaml")
+    by_name = called("plan", "careful", "--set", "model=embedded", "--json", "-o", "b.yaml")
     plans = [json.loads(answer.stdout) for answer in (by_file, by_name)]
     assert plans[0]["recipe"] == plans[1]["recipe"] and plans[0]["parameters"] > 820_000
-    wrong = scaler("recipes", "balanded", folder=tmp_path)
+    wrong = called("recipes", "balanded")
     assert wrong.returncode == 2 and "balanced" in wrong.stderr
 
 
@@ -112,7 +107,9 @@ def test_only_the_operators_that_a_recipe_allows_are_used(bases: dict[str, Archi
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.thorough if name == "moe-upcycle" else ()) for name in NAMES]
+)
 def test_every_recipe_is_carried_out_on_the_embedded_model(name: str, tmp_path: Path) -> None:
     """To its end, on few tokens: whatever a gate asks is approved, since that it runs is tested, not that it pays."""
     own = tmp_path / "texts.txt"

@@ -1,16 +1,14 @@
 """Nothing but allowed words and coarse numbers leaves: canaries are planted wherever a string or a number can stand."""
 
 import json
-import os
 import random
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
+from commands import called, scaler
 from ended_run import CANARY, NUMBER, ended
 from scaler_wizard.errors import ScalerError
 from scaler_wizard.models import EMBEDDED
@@ -87,18 +85,14 @@ def test_patterns_of_others_are_read_and_bad_ones_named(tmp_path: Path) -> None:
         read_patterns(tmp_path / "nothing")
 
 
-def test_the_command_shows_first_and_writes_only_where_told(tmp_path: Path) -> None:
-    run = ended(tmp_path / "runs")
-
-    def scaler(*arguments: str) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "-m", "scaler_wizard", *arguments, "--runs", str(tmp_path / "runs")]
-        return subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=os.environ, check=False)
-
+def test_the_command_shows_first_and_writes_only_where_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run, where = ended(tmp_path / "runs"), ("--runs", tmp_path / "runs")
+    monkeypatch.chdir(tmp_path)
     before = sorted(tmp_path.iterdir())
-    shown = scaler("share", run.id, "--preview")
+    shown = scaler("share", run.id, "--preview", *where)
     assert shown.returncode == 0 and yaml.safe_load(shown.stdout)["family"] == "llama"
     assert sorted(tmp_path.iterdir()) == before
-    written = scaler("share", run.id, "-o", "pattern.yaml")
+    written = called("share", run.id, "-o", "pattern.yaml", *where)
     assert written.returncode == 0 and (tmp_path / "pattern.yaml").read_text() == shown.stdout
-    assert scaler("share", run.id).returncode == 2
-    assert json.loads(scaler("share", run.id, "--preview", "--json").stdout)["format"] == 1
+    assert called("share", run.id, *where).returncode == 2
+    assert json.loads(called("share", run.id, "--preview", "--json", *where).stdout)["format"] == 1

@@ -63,12 +63,17 @@ def test_a_killed_helper_is_named_and_the_others_end(tmp_path: Path) -> None:
             return
         os.write(log, f"{os.getpid()}\n".encode())
         if item[1] == max(SIZES):
+            while len(set((tmp_path / "log").read_text().split())) < 2:
+                time.sleep(0.01)
             os.kill(os.getpid(), signal.SIGKILL)
         time.sleep(30)
 
+    largest_first = sorted(enumerate(SIZES), key=lambda item: -item[1])
     with pytest.raises(ScalerError, match="signal 9"):
-        run(job, [(0, 100), *enumerate(SIZES)])  # the largest item is ours
-    for process in (tmp_path / "log").read_text().split():
+        run(job, [(0, 100), *largest_first])  # the largest item is ours
+    processes = (tmp_path / "log").read_text().split()
+    assert len(processes) == 2
+    for process in processes:
         with pytest.raises(ProcessLookupError):
             os.kill(int(process), 0)
 

@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from commands import scaler
+from commands import called, scaler
 from recorded_run import a_plan
 from scaler_wizard import outbound
 from scaler_wizard.errors import ScalerError
@@ -229,7 +229,7 @@ def test_the_verb_shows_what_is_set_up_without_the_secret_and_sends_a_test(
     assert done.returncode == 0, done.stderr
     assert "SECRET" not in done.stdout + done.stderr and f"127.0.0.1:{there.port}" in done.stdout
     assert there.got[0][0] == "/SECRET-TOPIC"
-    nothing = scaler("webhook", SCALER_WEBHOOK=str(tmp_path / "none.yaml"))
+    nothing = called("webhook", SCALER_WEBHOOK=str(tmp_path / "none.yaml"))
     assert nothing.returncode == 2 and "no webhook is set up" in nothing.stderr
 
 

@@ -63,8 +63,9 @@ CONFIGS: dict[str, tuple[str, dict[str, Any]]] = {
 FAMILIES = tuple(CONFIGS)
 FEW = ("llama-biased", "gemma3_text", "phi3", "olmo2", "granitemoe")
 """Between them: biases, offsets and windows, fused projections, norms behind blocks, stacked experts."""
-EVERY = [family if family in FEW else pytest.param(family, marks=pytest.mark.slow) for family in FAMILIES]
-"""All families for `parametrize`; most of them only where slow tests run."""
+SELDOM = (pytest.mark.slow, pytest.mark.thorough)
+EVERY = [family if family in FEW else pytest.param(family, marks=SELDOM) for family in FAMILIES]
+"""All families for `parametrize`; most of them only where slow or thorough tests run."""
 
 
 def make(folder: Path, family: str = "llama", *, dtype: str = "float32", seed: int = 0, **changes: Any) -> Path:

@@ -11,12 +11,13 @@ merge:
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import numpy as np
+import numpy.typing as npt
 from pydantic import Field, model_validator
 
 from scaler_wizard import __version__
@@ -108,12 +109,11 @@ class MergedAdapters:
 
     def rows(self) -> list[tuple[str, str]]:
         """What happened, for a table."""
-        alike = [value for place, row in enumerate(self.lineage.cosines) for value in row[place + 1 :]]
         return [
             ("adapter", str(self.folder)),
             ("rank", str(self.lineage.rank)),
             ("error", f"{self.lineage.predicted_error:.2%} of what the adapters add, by the singular values left out"),
-            *(("cosines", ", ".join(f"{value:+.2f}" for value in alike)) for _ in range(bool(alike))),
+            *_cosine_rows(self.lineage.cosines),
         ]
 
 
@@ -123,6 +123,28 @@ def load_adapters(path: Path) -> AdapterMerge | None:
     if not isinstance(block, dict) or "adapters" not in block:
         return None
     return AdapterMerge.read(block, f"{path.name}: merge")
+
+
+def look_at_adapters(recipe: AdapterMerge) -> list[tuple[str, str]]:
+    """How the adapters get on, and what every smaller rank would cost, for a table; nothing is written."""
+    adapters = [read_adapter(Path(one.adapter)) for one in recipe.adapters]
+    _one_base(adapters)
+    source = Source(0)
+    try:
+        alike = cosines(adapters, source)
+        spectra = {module: spectrum(part) for module, part in _whole(recipe, adapters, source).items()}
+    finally:
+        source.close()
+    whole = max(len(one.values) for one in spectra.values())
+    ranks = sorted({recipe.rank or whole, *(2**power for power in range(2, 20))} & set(range(1, whole + 1)))
+    errors = [(f"error at rank {rank}", f"{predicted_error(spectra, rank):.2%}") for rank in ranks]
+    return [("adapters", str(len(adapters))), ("rank of the sum", str(whole)), *_cosine_rows(alike), *errors]
+
+
+def _cosine_rows(alike: Sequence[Sequence[float]] | npt.NDArray[np.float64]) -> list[tuple[str, str]]:
+    """Of every pair, where there is one."""
+    found = [value for place, row in enumerate(alike) for value in row[place + 1 :]]
+    return [("cosines", ", ".join(f"{value:+.2f}" for value in found))] if found else []
 
 
 def merge_adapters(recipe: AdapterMerge, out: Path, *, force: bool = False) -> MergedAdapters:
@@ -137,7 +159,7 @@ def merge_adapters(recipe: AdapterMerge, out: Path, *, force: bool = False) -> M
     finally:
         source.close()
     with beside(out, "merging") as staging:
-        _save(staging, fused, adapters[0].config)
+        save_adapter(staging, fused, adapters[0].config)
         sweep(staging, keep={CONFIG, WEIGHTS})
         lineage = AdapterLineage(
             made_by=f"scaler-wizard {__version__}",
@@ -155,16 +177,20 @@ def merge_adapters(recipe: AdapterMerge, out: Path, *, force: bool = False) -> M
 
 def fuse(recipe: AdapterMerge, adapters: list[Adapter], source: Source) -> tuple[Fused, float]:
     """What the merged adapter adds, and the error that its rank costs."""
-    weights = [one.weight for one in recipe.adapters]
-    if recipe.method == "knots":
-        whole = knots(adapters, weights, recipe.density, source)
-    else:
-        whole = concatenated(adapters, weights, source)
+    whole = _whole(recipe, adapters, source)
     if recipe.rank is None and recipe.error is None:
         return whole, 0.0
     spectra: Mapping[str, Spectrum] = {module: spectrum(part) for module, part in whole.items()}
     rank = recipe.rank if recipe.rank is not None else smallest_rank(spectra, recipe.error or 0.0)
     return {module: one.cut(rank) for module, one in spectra.items()}, predicted_error(spectra, rank)
+
+
+def _whole(recipe: AdapterMerge, adapters: list[Adapter], source: Source) -> Fused:
+    """What the merged adapter adds before anything is cut off."""
+    weights = [one.weight for one in recipe.adapters]
+    if recipe.method == "knots":
+        return knots(adapters, weights, recipe.density, source)
+    return concatenated(adapters, weights, source)
 
 
 def _one_base(adapters: list[Adapter]) -> None:
@@ -179,7 +205,7 @@ def _one_base(adapters: list[Adapter]) -> None:
             )
 
 
-def _save(folder: Path, fused: Fused, like: Mapping[str, Any]) -> None:
+def save_adapter(folder: Path, fused: Fused, like: Mapping[str, Any]) -> None:
     """A PEFT folder whose scale is 1 everywhere: alpha is the rank of each module."""
     from safetensors.numpy import save_file
 

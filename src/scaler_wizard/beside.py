@@ -50,7 +50,11 @@ def beside(out: Path, doing: str) -> Iterator[Path]:
 def sweep(staging: Path, *, keep: set[str]) -> None:
     """Remove what another write, killed earlier on its way to the same place, has left."""
     for file in staging.iterdir():
-        if file.name not in keep:
+        if file.name in keep:
+            continue
+        if file.is_dir():
+            shutil.rmtree(file)
+        else:
             file.unlink()
 
 

@@ -535,7 +535,7 @@ def merge(
     as_json: Json = False,
 ) -> None:
     """Merge models that were trained from one base; without --out only check whether they can be merged."""
-    from scaler_wizard.adapting import load_adapters, merge_adapters
+    from scaler_wizard.adapting import load_adapters, look_at_adapters, merge_adapters
     from scaler_wizard.merge.recipe import load_search
     from scaler_wizard.merging import merge_models, prepare
     from scaler_wizard.mixture import load_mixture, mix_models
@@ -543,6 +543,10 @@ def merge(
     from scaler_wizard.searching import search_and_merge
 
     adapters, mixture = load_adapters(recipe), load_mixture(recipe)
+    if conflicts is not None and (adapters is not None or mixture is not None):
+        raise ScalerError(
+            "--conflicts: is for merges of models", "write MODEL+ADAPTER under `models:` to draw adapters"
+        )
     if adapters is not None and out is not None:
         fused = merge_adapters(adapters, out, force=force)
         _print_json(fused.lineage) if as_json else _show_rows(fused.rows())
@@ -551,7 +555,11 @@ def merge(
         mixed = mix_models(mixture, out, force=force)
         _print_json(mixed.lineage) if as_json else typer.echo(mixed.folder)
         return
-    if adapters is not None or mixture is not None:
+    if adapters is not None:
+        _show_rows(look_at_adapters(adapters))
+        _talk("Nothing stands in the way. Name a folder to merge into: --out FOLDER")
+        return
+    if mixture is not None:
         raise ScalerError("--out: missing", "name the folder that is made: --out FOLDER")
     if conflicts is not None:
         from scaler_wizard.merge.conflicts import draw, find_conflicts

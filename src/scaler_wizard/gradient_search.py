@@ -103,10 +103,10 @@ def _matrices(model: Any, method: TaskArithmetic, parents: Mapping[str, Parent])
             parameter.copy_(base.view_as(parameter))
         changes = torch.stack([one - base for one in models])
         if changes.any():
-            yield MixedMatrix(tensors.name, parameter, base, changes, start=_shares(method, tensors))
+            yield MixedMatrix(tensors.name, parameter, base, changes, start=shares(method, tensors))
 
 
-def _shares(method: TaskArithmetic, tensors: Tensors) -> list[float]:
+def shares(method: TaskArithmetic, tensors: Tensors) -> list[float]:
     """What each change is multiplied with in the end."""
     scale = tensors.value(method.scale)
     total = positive_sum(tensors.weights, tensors.name) if method.normalize else 1.0

@@ -28,6 +28,8 @@ Floats = npt.NDArray[np.float64]
 FEWEST_WINDOWS = 4
 SMALLEST_GAIN = 0.05
 """Nats per token: where the best parent gained less, shares are taken of this, since almost nothing can be lost."""
+MEAN_SHARE = 0.1
+"""What the mean kept share counts beside the worst, where merges are compared."""
 HOPS = "two hops"
 """Name of the questions that need two facts at once."""
 
@@ -232,6 +234,11 @@ def _most(worse: Sequence[Domain]) -> str:
 
 
 # -- measuring ------------------------------------------------------------------------------------------------------
+
+
+def kept_score(kept: Mapping[str, float]) -> float:
+    """How good a merge is in a search: the worst kept share of a gain, and a little of the mean."""
+    return min(kept.values()) + MEAN_SHARE * sum(kept.values()) / len(kept)
 
 
 @dataclass(frozen=True)

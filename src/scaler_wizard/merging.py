@@ -6,6 +6,7 @@ one streaming pass, and renamed into place with `merge.json`. Not covered: wheth
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -137,13 +138,16 @@ def merge_models(
     processes: int = PROCESSES,
     force: bool = False,
     tell: Tell = lambda doing, share: None,
+    known: Mapping[str, Parent] | None = None,
+    inside: Mapping[str, Path] | None = None,
 ) -> Merged:
     """Merge by a recipe, and put the result at `out` once it is whole.
 
-    `force` replaces an `out` that was made by this function before, and nothing else.
+    `force` replaces an `out` that was made by this function before, and nothing else. `known` are the models, where the
+    recipe's names are not those of folders; `inside` are folders that are copied into the result, by their names there.
     """
     refuse_place(out, MERGE, force=force)
-    ready = prepare(recipe)
+    ready = prepare(recipe, known)
     check_disk(out, ready.program.bytes)
     tell("reading the models", 0.0)
     ancestors = tuple(Ancestor(name=name, fingerprint=_fingerprint(one)) for name, one in ready.parents.items())
@@ -161,6 +165,8 @@ def merge_models(
             raise _broken(str(error), ready) from None
         companions = copy_companions(_tokenizer_folder(ready), staging)
         sweep(staging, keep={*written.files, *companions})
+        for name, folder in (inside or {}).items():
+            shutil.copytree(folder, staging / name)
         lineage = Lineage(
             made_by=f"scaler-wizard {__version__}",
             recipe=ready.method.model_dump(mode="json"),

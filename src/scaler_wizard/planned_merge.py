@@ -95,6 +95,10 @@ def _search(block: Any, recipe: Recipe, base: Architecture) -> WeightSearch:
     if block is not None and not isinstance(block, dict):
         raise ScalerError("merge.search: a group of settings is needed", "write search: {tries: 12}")
     search = WeightSearch.read({**usual, **(block or {})}, "merge.search")
+    if search.by in ("direction", "core"):
+        raise ScalerError(
+            f"merge.search.by: {search.by}: is for adapters, and the run's own model is none", "search by: matrix"
+        )
     for name, source in search.texts.items():
         if source != "kjv" and not Path(source).exists():
             raise ScalerError(f"merge.search.texts.{name}: {source}: no such text", 'give "kjv", a file or a folder')

@@ -24,12 +24,13 @@ from pathlib import Path
 from typing import Any
 
 from scaler_wizard.architecture import Blueprint
+from scaler_wizard.beside import refuse_place
 from scaler_wizard.errors import ScalerError
-from scaler_wizard.judging import SMALLEST_GAIN, Answers, Exam, Judgement, domain_windows, judge
+from scaler_wizard.judging import SMALLEST_GAIN, Answers, Exam, Judgement, domain_windows, judge, kept_score
 from scaler_wizard.merge import Method, TaskArithmetic, merge_program
 from scaler_wizard.merge.knobs import Knob, knobs, refuse_search, told
 from scaler_wizard.merge.recipe import WeightSearch
-from scaler_wizard.merging import Merged, Prepared, Tell, merge_models, prepare
+from scaler_wizard.merging import MERGE, Merged, Prepared, Tell, merge_models, prepare
 from scaler_wizard.record import Record, to_json
 from scaler_wizard.weights import Program, stacks_of, write
 from scaler_wizard.weights.evaluate import Source, evaluate, from_float, to_float
@@ -37,8 +38,6 @@ from scaler_wizard.weights.evaluate import Source, evaluate, from_float, to_floa
 JUDGEMENT = "judgement.json"
 STEPS = (1.5, 1.2)
 """By how much a weight is made larger or smaller: first coarse, then fine."""
-MEAN_SHARE = 0.1
-"""What the mean kept share counts beside the worst."""
 QUESTIONS = 96
 """Questions of two hops."""
 
@@ -47,7 +46,7 @@ class Try(Record):
     """One merge that was measured."""
 
     weights: dict[str, float]
-    """Every weight that was searched; the mean of each model's, where every matrix has its own."""
+    """Every weight that was searched; the mean of each model's, where every matrix has its own; none of a core."""
     kept: dict[str, float]
     """Share of the best parent's gain over the base that is kept, by text."""
     score: float
@@ -154,8 +153,7 @@ class Bench:
         """Merge in memory, measure, compare."""
         found = self.ask(method)
         kept = {name: self._kept(name, float(losses.mean())) for name, losses in found.losses.items()}
-        shares = list(kept.values())
-        return Try(weights=told(method), kept=kept, score=min(shares) + MEAN_SHARE * sum(shares) / len(shares))
+        return Try(weights=told(method), kept=kept, score=kept_score(kept))
 
     def ask(self, method: Method) -> Answers:
         """What the merged model answers."""
@@ -252,29 +250,37 @@ def choose(
     """Every merge that was tried on calibration text, and which is best."""
     from scaler_wizard.models import best_dtype
 
-    begun = time.monotonic()
+    budget = _Budget(search, tell)
     bench = Bench(ready, exam, dtype=best_dtype()[0])
-    done = 0
-
-    def expired() -> bool:
-        return search.seconds is not None and time.monotonic() - begun > search.seconds
-
-    def go_on() -> bool:
-        nonlocal done
-        tell("trying weights", done / search.tries)
-        done += 1
-        return not expired()
 
     def score(method: Method) -> Try:
-        go_on()
+        budget.go_on()
         return bench.score(method)
 
     if search.by == "model":
-        return coordinate_search(ready.method, score, tries=search.tries, expired=expired)
+        return coordinate_search(ready.method, score, tries=search.tries, expired=budget.expired)
     seen = [(ready.method, bench.score(ready.method))]
-    found = _by_matrix(ready, exam, bench, search.tries, go_on)
+    found = _by_matrix(ready, exam, bench, search.tries, budget.go_on)
     seen.append((found, bench.score(found)))
     return seen, _best(seen)
+
+
+class _Budget:
+    """How many tries and how much time are left."""
+
+    def __init__(self, search: WeightSearch, tell: Tell) -> None:
+        self._search, self._tell = search, tell
+        self._begun, self._done = time.monotonic(), 0
+
+    def expired(self) -> bool:
+        """Whether the time is up."""
+        return self._search.seconds is not None and time.monotonic() - self._begun > self._search.seconds
+
+    def go_on(self) -> bool:
+        """Tell of one try more; whether there is time for it."""
+        self._tell("trying weights", self._done / self._search.tries)
+        self._done += 1
+        return not self.expired()
 
 
 def _by_matrix(ready: Prepared, exam: Exam, bench: Bench, steps: int, go_on: Callable[[], bool]) -> Method:
@@ -297,13 +303,37 @@ def search_and_merge(
     """Choose the weights, merge, judge on held-out text; the judgement is written beside the model."""
     from scaler_wizard.models import load_tokenizer
 
+    refuse_place(out, MERGE, force=force)  # before anything long
     ready = prepare(recipe)
     refuse_search(ready.method, search)
     asked = exams(search, load_tokenizer(next(iter(ready.parents.values())).folder), seed=ready.method.seed)
-    seen, best = choose(ready, search, asked.calibration, tell)
-    merged = merge_models(seen[best][0], out, force=force, tell=tell)
+    if search.by in ("direction", "core") and search.tries > 1:
+        merged, tries, best = _by_core(ready, search, asked.calibration, out, force, tell)
+    else:
+        seen, best = choose(ready, search, asked.calibration, tell)
+        merged, tries = merge_models(seen[best][0], out, force=force, tell=tell), [one for _, one in seen]
     tell("judging on held-out text", 0.0)
     judgement = Bench(ready, asked.heldout).judged(asked.heldout.ask_folder(out))
-    found = Found(tries=tuple(one for _, one in seen), best=best, judgement=judgement)
+    found = Found(tries=tuple(tries), best=best, judgement=judgement)
     (out / JUDGEMENT).write_text(to_json(found) + "\n", encoding="utf-8")
     return merged, found
+
+
+def _by_core(
+    ready: Prepared, search: WeightSearch, exam: Exam, out: Path, force: bool, tell: Tell
+) -> tuple[Merged, list[Try], int]:
+    """The merge of the adapter that was learnt, every look at the windows that nothing learnt from, and the best."""
+    from scaler_wizard.core_merge import ADAPTER, learn_core, learnt_merge
+    from scaler_wizard.models import best_dtype
+
+    assert isinstance(ready.method, TaskArithmetic) and search.by in ("direction", "core"), "refuse_search has looked"
+    budget = _Budget(search, tell)
+    how: Any = {"by": search.by, "steps": search.tries, "dtype": best_dtype()[0], "go_on": budget.go_on}
+    learnt = learn_core(ready.method, ready.parents, exam.texts, **how)
+    with tempfile.TemporaryDirectory() as folder:
+        place = Path(folder)
+        method, known = learnt_merge(ready.method, ready.parents, learnt, search.by, place, out)
+        merged = merge_models(method, out, force=force, tell=tell, known=known, inside={ADAPTER: place})
+    looks = list(learnt.trace.items())
+    tries = [Try(weights={}, kept=kept, score=kept_score(kept)) for _, kept in looks]
+    return merged, tries, [step for step, _ in looks].index(learnt.step)

@@ -30,6 +30,7 @@ from scaler_wizard.lora import restart_lora
 from scaler_wizard.losses import linear_cross_entropy
 from scaler_wizard.metrics import Probe
 from scaler_wizard.phases import Train
+from scaler_wizard.recompute import keep_activations, recompute
 from scaler_wizard.room import full, is_full, require
 from scaler_wizard.schedule import chosen_rate, learning_rate, restarts, tried_rates
 from scaler_wizard.snapshots import newest_sound, snapshots, take
@@ -193,11 +194,13 @@ class Trainer:
                 if one.step > history.best:  # what follows the best evaluation led to the stop
                     one.file.unlink(missing_ok=True)
             raise
+        keep_activations(backbone(self.model).layers)
         self.model.float()
         return history
 
     def _steps(self, optimizer: torch.optim.Optimizer, parameters: list[torch.nn.Parameter], history: History) -> None:
         last = self.settings.steps if self.until is None else self.until
+        self._clear()
         if not history.evaluations:
             self._evaluate(history)
             self._save(optimizer, history)
@@ -316,8 +319,9 @@ class Trainer:
         return min(seconds)
 
     def _clear(self) -> None:
+        """No gradients; where memory is short these keep their places, else they come to lie between large tensors."""
         for _, parameter in self._learning():
-            parameter.grad = None
+            parameter.grad = torch.zeros_like(parameter) if self._checkpointing else None
 
     def _step(
         self, optimizer: torch.optim.Optimizer, parameters: list[torch.nn.Parameter], history: History, begun: float
@@ -351,7 +355,7 @@ class Trainer:
         norm = float(torch.nn.utils.clip_grad_norm_(parameters, self.settings.clip))
         if math.isfinite(norm):
             optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
+        optimizer.zero_grad(set_to_none=not self._checkpointing)
         return norm
 
     def _backward(self, step: int) -> tuple[float, int]:
@@ -399,7 +403,7 @@ class Trainer:
 
     def _recompute(self) -> None:
         self._checkpointing = True
-        self.model.gradient_checkpointing_enable({"use_reentrant": False})
+        recompute(backbone(self.model).layers)
 
     def _loss(self, batch: Batch, teacher: Asked | None) -> torch.Tensor:
         """Mean over the batch's targets, nats."""

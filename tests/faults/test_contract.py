@@ -239,7 +239,7 @@ def test_every_phase_is_a_checkpoint_and_any_of_them_can_be_gone_back_to(tmp_pat
     assert Run(folder).current == slugs[-1]
 
 
-@pytest.mark.parametrize("stubborn", [False, pytest.param(True, marks=pytest.mark.faults)])
+@pytest.mark.parametrize("stubborn", [False, pytest.param(True, marks=(pytest.mark.faults, pytest.mark.thorough))])
 def test_a_rollback_ends_a_training_first_and_takes_less_than_thirty_seconds(tmp_path: Path, stubborn: bool) -> None:
     command = WORKER
     if stubborn:
@@ -311,6 +311,7 @@ def stalled(place: Path) -> tuple[Run, Ended]:
 
 
 @pytest.mark.faults
+@pytest.mark.thorough
 def test_a_worker_that_stalls_is_paused_with_a_telegram_and_goes_on(tmp_path: Path) -> None:
     run, ended = stalled(tmp_path)
     assert ended.code == 3
@@ -322,6 +323,7 @@ def test_a_worker_that_stalls_is_paused_with_a_telegram_and_goes_on(tmp_path: Pa
 
 
 @pytest.mark.faults
+@pytest.mark.thorough
 def test_without_its_guard_a_worker_that_stalls_is_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("scaler_wizard.supervisor.Supervisor._allowed", lambda *_: math.inf)
     run, ended = stalled(tmp_path)

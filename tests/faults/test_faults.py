@@ -14,6 +14,9 @@ from campaigns import Result
 from mutants import MUTANTS
 
 FULL = pytest.mark.faults
+THOROUGH = pytest.mark.thorough
+QUICK = ("no hashes", "no lock", "no fence", "any answer counts", "the clock of the wall")
+"""Mutants that are caught within seconds."""
 
 
 @pytest.fixture(scope="module")
@@ -51,6 +54,7 @@ def test_a_killed_worker_pauses_the_run_and_the_run_goes_on(place: Path) -> None
 
 
 @FULL
+@THOROUGH
 def test_many_killed_workers_pause_the_run_and_it_goes_on(place: Path) -> None:
     nothing_lost(campaigns.spread(campaigns.kill_workers, place / "workers", count=20, seed=2), at_least=20)
 
@@ -153,13 +157,14 @@ def test_a_rollback_copies_nothing(place: Path) -> None:
 
 
 @FULL
+@THOROUGH
 def test_a_kill_in_any_write_of_a_file_loses_nothing(place: Path) -> None:
     nothing_lost(campaigns.kill_in_writes(place), at_least=26)
 
 
 @FULL
 @pytest.mark.timeout(1200)
-@pytest.mark.parametrize("name", MUTANTS)
+@pytest.mark.parametrize("name", [pytest.param(name, marks=THOROUGH if name in QUICK else ()) for name in MUTANTS])
 def test_a_mutant_is_caught(name: str, tmp_path: Path) -> None:
     mutant = MUTANTS[name]
     if why := mutant.skip():

@@ -15,6 +15,8 @@ from test_faults import FULL, nothing_lost
 import scaler_wizard
 
 LEAST_POINTS = 40
+QUICK = ("rollback", "undo", "repair")
+SLOWER = tuple(name for name in {**verbs.RUNS, **verbs.MODELS} if name not in QUICK)
 
 
 @pytest.fixture(scope="module")
@@ -28,6 +30,7 @@ def test_a_killed_training_goes_on_bit_for_bit(place: Path) -> None:
 
 
 @FULL
+@pytest.mark.thorough
 def test_a_damaged_snapshot_is_not_used(place: Path) -> None:
     nothing_lost(learning.apart("damage_snapshots", place, count=1, seed=1), at_least=1)
 
@@ -53,7 +56,7 @@ def test_a_worker_survives_a_kill_at_every_point(kind: str, place: Path) -> None
 
 @FULL
 @pytest.mark.timeout(600)
-@pytest.mark.parametrize("name", {**verbs.RUNS, **verbs.MODELS})
+@pytest.mark.parametrize("name", [*(pytest.param(name, marks=pytest.mark.thorough) for name in QUICK), *SLOWER])
 def test_a_command_survives_a_kill_at_every_point(name: str, tmp_path: Path) -> None:
     nothing_lost(verbs.kill_in(tmp_path, {name: {**verbs.RUNS, **verbs.MODELS}[name]}), at_least=2)
 

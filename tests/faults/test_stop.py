@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from campaigns import copy
 from stopping_worker import GOOD, STEPS, TOLD, weights
 from trial import Fault, begin, conduct
 
@@ -25,13 +26,19 @@ def go(folder: Path, failpoint: str = "", answer: str = "standing") -> Any:
     return conduct(folder, Fault(failpoint, answer=answer, window=0.3, command=COMMAND))
 
 
-@pytest.fixture
-def stopped(tmp_path: Path) -> Run:
-    """A run that waits at the stop's gate, which nobody has answered."""
-    folder = begin(tmp_path)
+@pytest.fixture(scope="module")
+def waiting(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a run that waits at the stop's gate, which nobody has answered; only to be read."""
+    folder = begin(tmp_path_factory.mktemp("stopped"))
     ended = go(folder)
     assert ended.code == 3, ended.said
-    return Run(folder)
+    return folder
+
+
+@pytest.fixture
+def stopped(waiting: Path, tmp_path: Path) -> Run:
+    """A copy of that run, to be changed."""
+    return Run(copy(waiting, tmp_path / waiting.name))
 
 
 def gate(run: Run) -> Row:

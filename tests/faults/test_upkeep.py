@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import verbs
+from campaigns import copy
 from trial import begin, conduct
 
 from commands import scaler
@@ -16,11 +17,18 @@ from scaler_wizard.errors import ScalerError
 from scaler_wizard.run import Run, list_runs, locked
 
 
+@pytest.fixture(scope="module")
+def worked_on(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a run whose last two phases were done four times; only to be read."""
+    place = tmp_path_factory.mktemp("leftovers")
+    verbs._with_leftovers(place)
+    return list_runs(place / "runs")[0]
+
+
 @pytest.fixture
-def run(tmp_path: Path) -> Run:
-    """A run whose last two phases were done four times."""
-    verbs._with_leftovers(tmp_path)
-    return Run(list_runs(tmp_path / "runs")[0])
+def run(worked_on: Path, tmp_path: Path) -> Run:
+    """A copy of that run, to be changed."""
+    return Run(copy(worked_on, tmp_path / worked_on.name))
 
 
 def attempts(run: Run) -> list[Path]:
@@ -51,7 +59,11 @@ def test_without_the_rule_that_keeps_two_tidying_would_take_them(run: Run, monke
     assert {left.path for left in upkeep.leftovers(run)} == set(attempts(run))
 
 
-def test_an_old_checkpoint_that_rots_is_found_while_a_worker_runs_and_cannot_be_gone_back_to(run: Run) -> None:
+def test_an_old_checkpoint_that_rots_is_found_while_a_worker_runs_and_cannot_be_gone_back_to(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TINY_STEP_SECONDS", "0.1")  # a worker that runs for some looks
+    monkeypatch.setattr(upkeep, "LOWEST_PRIORITY", 0)  # which on a busy machine comes to nothing meanwhile
     with locked(run):
         run.rollback("002-extend-256", who="Ada")
     rotten = run.checkpoints / "000-baseline" / "tokenizer.json"

@@ -44,6 +44,8 @@ class _Dare(Method):
 
     def merged(self, tensors: Tensors) -> Expression:
         """Drop, rescale, bring together."""
+        import numpy.random  # noqa: F401 - before a process forks, so that both share its memory
+
         densities = tuple(tensors.value(model.density) for model in self.models)
         kernel = Weigh(
             tensors.weights, Drop(densities, self.rescale), self.elects, self.normalize, tensors.value(self.scale)

@@ -67,8 +67,8 @@ def refuse_search(method: Method, search: WeightSearch) -> None:
     """Refuse a search that has nothing to turn."""
     if search.tries == 1:
         return
-    if search.by == "matrix" and not isinstance(method, TaskArithmetic):
+    if search.by != "model" and not isinstance(method, TaskArithmetic):
         name = getattr(method, "method", "")
-        raise ScalerError(f"search.by: matrix: not for {name}", "choose method: task_arithmetic, or by: model")
+        raise ScalerError(f"search.by: {search.by}: not for {name}", "choose method: task_arithmetic, or by: model")
     if search.by == "model" and not knobs(method):
         raise ScalerError("search: this merge has no single weights to turn", "choose task_arithmetic, or leave it out")

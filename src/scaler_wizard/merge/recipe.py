@@ -30,10 +30,10 @@ class WeightSearch(Record):
     texts: Annotated[dict[str, str], Field(min_length=1)]
     """Text for each skill that the merge shall keep: `kjv`, a file or a folder, by a name."""
     tries: Annotated[int, Field(ge=1, le=1000)] = 24
-    """Merges that are measured at most; 1 takes the weights as they are. By matrix: steps of the gradient."""
-    by: Literal["model", "matrix"] = "model"
-    """What has a weight of its own: each model, tried one by one, or each model's every matrix, by the gradient of the
-    loss (task_arithmetic alone)."""
+    """Merges that are measured at most; 1 takes the weights as they are. Where the gradient learns: its steps."""
+    by: Literal["model", "matrix", "direction", "core"] = "model"
+    """What has a weight of its own: each model, tried one by one; or, by the gradient of the loss (task_arithmetic
+    alone), each model's every matrix; of adapters, every direction; or, of adapters, every pair of directions."""
     seconds: Annotated[float, Field(gt=0)] | None = None
     """Time after which the best so far is taken."""
     windows: Annotated[int, Field(ge=4, le=1000)] = 8

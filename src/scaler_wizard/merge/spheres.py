@@ -22,8 +22,10 @@ def gram(found: Iterable[Gram]) -> Gram:
 
 def products(values: list[Array]) -> Gram:
     """Inner products of all pairs of chunks."""
-    upper = np.array([[product(a, b) if j >= i else 0.0 for j, b in enumerate(values)] for i, a in enumerate(values)])
-    whole: Gram = np.triu(upper) + np.triu(upper, 1).T
+    whole: Gram = np.empty((len(values), len(values)))
+    for i, a in enumerate(values):
+        for j, b in enumerate(values[: i + 1]):
+            whole[i, j] = whole[j, i] = product(a, b)
     return whole
 
 

@@ -17,6 +17,7 @@ import numpy as np
 from scaler_wizard.weights.evaluate import Array
 
 ERRORS = 2.0  # standard errors of a sampled share: a bracket misses in 5 of 100 tensors, and a pass more is made
+LOOSE_BYTES = 2**19  # numbers of a bracket that are kept one by one
 Each = Callable[[Callable[[list[Array]], "list[Count]"]], Iterator["list[Count]"]]
 """Begins a pass: what a function says of each chunk of all tensors."""
 
@@ -32,21 +33,36 @@ class Count:
 
 
 class Tally:
-    """All chunks' counts; the numbers inside lie in one growing buffer, since a large tensor has megabytes of them."""
+    """All chunks' counts. A number inside is kept once, with how often it came: large tensors of 16-bit weights have
+    megabytes of them, and few different ones."""
 
     def __init__(self) -> None:
         self.above = 0
-        self._inside = BytesIO()
+        self.inside = 0
+        self._loose = BytesIO()
+        self._values = np.empty(0, np.float32)
+        self._counts = np.empty(0, np.int64)
 
     def add(self, count: Count) -> None:
         """One chunk more."""
         self.above += count.above
-        self._inside.write(count.inside.data)
+        self.inside += count.inside.size
+        self._loose.write(count.inside.data)
+        if self._loose.tell() >= LOOSE_BYTES:
+            self._fold()
 
-    @property
-    def inside(self) -> Array:
-        """Magnitudes from the lower edge to the upper one, in the buffer itself."""
-        return np.frombuffer(self._inside.getbuffer(), np.float32)
+    def ascending(self, place: int) -> float:
+        """The number inside at a place, from 0 for the smallest."""
+        self._fold()
+        return float(self._values[np.searchsorted(np.cumsum(self._counts), place, side="right")])
+
+    def _fold(self) -> None:
+        """Count what came since the last time."""
+        loose = np.frombuffer(self._loose.getvalue(), np.float32)
+        self._loose = BytesIO()
+        values, counts = np.unique(loose, return_counts=True)
+        self._values, places = np.unique(np.concatenate([self._values, values]), return_inverse=True)
+        self._counts = np.bincount(places, weights=np.concatenate([self._counts, counts])).astype(np.int64)
 
 
 @dataclass(frozen=True)
@@ -78,15 +94,12 @@ class Search:
         return Count(above, magnitudes.reshape(-1)[np.flatnonzero(within)])
 
     def after(self, tally: Tally, ordered: Array, elements: int) -> Search:
-        """What is known after a pass, and where to look next; the tally's numbers change places."""
-        inside = tally.inside
+        """What is known after a pass, and where to look next."""
         if self.rank <= tally.above:
             return self._moved(ordered, elements, least=self.high)
-        if self.rank > tally.above + inside.size:
+        if self.rank > tally.above + tally.inside:
             return self._moved(ordered, elements, most=self.low)
-        place = inside.size - (self.rank - tally.above)
-        inside.partition(place)
-        value = float(inside[place])
+        value = tally.ascending(tally.inside - (self.rank - tally.above))
         return replace(self, least=value, most=value)
 
     def _moved(self, ordered: Array, elements: int, **known: float) -> Search:

@@ -209,10 +209,10 @@ def stored(expression: Expression, start: int, stop: int, source: Source, *, dty
 
 def evaluate(expression: Expression, start: int, stop: int, source: Source) -> Array:
     """Rows [start, stop) as (rows, columns) in fp32."""
+    if isinstance(expression, Input):  # the commonest by far
+        return to_float(_raw(expression, start, stop, source), expression.tensor.dtype)
     again = partial(evaluate, source=source)
     match expression:
-        case Input(tensor):
-            return to_float(_raw(expression, start, stop, source), tensor.dtype)
         case Fill(_, _, value):
             return np.full((stop - start, width(expression)), value, np.float32)
         case Concatenate() | Take():
