@@ -11,7 +11,7 @@ from scaler_wizard.early import refuse_no_text
 from scaler_wizard.errors import ScalerError
 from scaler_wizard.models import EMBEDDED, Source
 from scaler_wizard.phases import Train
-from scaler_wizard.plan import make_plan
+from scaler_wizard.plan import Setting, _that_fits, make_plan
 from scaler_wizard.recipe import Distil, Heal, Recipe
 
 SOURCE = Source(EMBEDDED, "embedded", None, "")
@@ -70,11 +70,23 @@ def test_a_teacher_with_another_vocabulary_is_refused_by_the_plan_and_one_with_t
         planned(heal=Heal(distil=Distil(teacher=str(teacher))))
 
 
+def healed(**wish: object) -> Train:
+    """The training alone: of the other phases some need more than a small model's training."""
+    recipe = Recipe.model_validate({"model": "embedded", "context": "2x", **wish})
+    base = read_architecture(EMBEDDED)
+    return _that_fits(Setting(recipe, base, machine(16)), recipe.heal, base, 256, grows=False)
+
+
 def test_where_memory_is_short_windows_are_shortened_unless_the_recipe_names_one() -> None:
-    free = planned()
-    tight = planned(limits={"memory": "517M"}, heal=Heal(lora_ranks="uniform", train="lora"))
+    heal = Heal(lora_ranks="uniform", train="lora")
+    free, tight = healed(heal=heal), healed(limits={"memory": "456M"}, heal=heal)
     assert free.window == 256 and not free.checkpointing
     assert tight.window == 128 and tight.micro_batch == 1
     assert tight.windows_per_step * tight.window == free.windows_per_step * free.window
+    named = healed(limits={"memory": "456M"}, heal=heal.model_copy(update={"window": 256}))
+    assert (named.window, named.micro_batch, named.checkpointing) == (256, 1, True)
+
+
+def test_a_training_that_cannot_fit_is_refused() -> None:
     with pytest.raises(ScalerError, match="heal needs about"):
-        planned(limits={"memory": "517M"}, heal=Heal(train="lora", window=256))
+        planned(parameters="12x", limits={"memory": "600M"}, heal=Heal(train="all", window=256))

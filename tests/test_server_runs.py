@@ -501,6 +501,17 @@ def test_a_plan_is_read_again_only_where_its_file_has_changed(server: Served, ru
     assert [row["model"] for row in server.ask("GET", "/api/runs").json] == ["another"]
 
 
+def test_every_route_says_what_kind_of_answer_it_gives(server: Served, run: Run) -> None:
+    (run.report / "report.html").write_text("<!doctype html>", encoding="utf-8")
+    paths = server.ask("GET", "/api/openapi.json").json["paths"]
+    for path in ("export", "report", "report.html", "difference", "preview"):
+        asked = paths[f"/api/runs/{{run_id}}/{path}"]["get"]["responses"]
+        got = server.ask("GET", f"/api/runs/{run.id}/{path}").headers["content-type"].partition(";")[0]
+        assert list(asked["200"]["content"]) == [got], path
+        assert list(asked["404"]["content"]) == ["application/json"]
+    assert list(paths["/metrics"]["get"]["responses"]["200"]["content"]) == ["text/plain"]
+
+
 def test_models_of_a_folder_are_offered_by_name(tmp_path: Path) -> None:
     from scaler_wizard.models import EMBEDDED
 

@@ -60,11 +60,11 @@ export class Words {
   /** The same sentence for the ear. */
   aloud = (told: Told): string => told.text.replaceAll("→", (told.language === "en" ? english : this.catalogue).say["arrow" as never]);
 
-  number = (value: number, digits = 2): string =>
-    new Intl.NumberFormat(this.language, { maximumFractionDigits: digits, minimumFractionDigits: 0 }).format(value);
+  number = (value: number, digits = 2, least = 0): string =>
+    new Intl.NumberFormat(this.language, { maximumFractionDigits: digits, minimumFractionDigits: least }).format(value);
 
-  percent = (value: number, digits = 0): string =>
-    new Intl.NumberFormat(this.language, { style: "percent", maximumFractionDigits: digits }).format(value);
+  percent = (value: number, digits = 0, least = 0): string =>
+    new Intl.NumberFormat(this.language, { style: "percent", maximumFractionDigits: digits, minimumFractionDigits: least }).format(value);
 
   compact = (value: number): string =>
     new Intl.NumberFormat(this.language, { notation: "compact", maximumSignificantDigits: 3 }).format(value);

@@ -225,6 +225,8 @@ def test_nothing_is_clipped_in_any_language(browser: Any, house: House) -> None:
 _OVERFLOW = """async () => {
     for (let n = 0; n < 2; n++) await new Promise(requestAnimationFrame);  // charts follow the width
     if (document.documentElement.scrollWidth > innerWidth) return ['the page is wider than the screen'];
+    const fusion = document.querySelector('.scroll:has(.fusion)');
+    if (fusion && fusion.scrollWidth > fusion.clientWidth) return ['the fusion preview is wider than its place'];
     return [...document.querySelectorAll('body *')].filter(one => {
         const box = one.getBoundingClientRect();
         if (!box.width || one.closest('.unseen, .scroll, pre, .skip, canvas, .u-wrap')) return false;

@@ -126,7 +126,7 @@ def test_before_a_merge_each_layer_shows_how_far_the_models_moved(tmp_path: Path
         most = max(moved, key=lambda at: moved[at])
         assert most == (2, "attention") and moved[most] > 0.05
         cell = table.locator("tbody tr").nth(3).locator("td").first
-        assert f"({round(100 * moved[most], 1):g}%)" in str(cell.text_content())
+        assert f"({100 * moved[most]:.1f}%)" in str(cell.text_content())
         assert "heat-4" in str(cell.get_attribute("class"))
         page.get_by_text("how far grown, other moved").wait_for()
 

@@ -7,6 +7,8 @@ export type Line = { name: string; values: (number | null)[]; colour: 1 | 2 | 3 
 type Props = { x: number[]; lines: Line[]; xName: string; yName: string; label: string; marks?: number[] };
 
 const HEIGHT = 240;
+/** Steps and positions are whole numbers, and so are their marks. */
+const WHOLE = Array.from({ length: 9 }, (_, power) => [1, 2, 5].map((one) => one * 10 ** power)).flat();
 const variable = (name: string) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
 
 export function Chart({ x, lines, xName, yName, label, marks = [] }: Props) {
@@ -34,7 +36,7 @@ export function Chart({ x, lines, xName, yName, label, marks = [] }: Props) {
         cursor: { drag: { x: false, y: false } },
         legend: { show: true, live: true },
         scales: { x: { time: false } },
-        axes: [{ ...axis(xName), size: 34 }, axis(yName)],
+        axes: [{ ...axis(xName), size: 34, incrs: WHOLE }, axis(yName)],
         series: [
           { label: xName },
           ...lines.map((line) => ({

@@ -2,7 +2,7 @@
 import { api } from "../api";
 import type { FusionCell, RunDetail } from "../generated/wire";
 import { useLoaded } from "../live";
-import { useWords } from "../words";
+import { type Words, useWords } from "../words";
 import { TroubleBox } from "./Trouble";
 
 const PARTS = ["attention", "feed-forward", "norms", "embeddings"] as const;
@@ -38,7 +38,7 @@ function Heat({ cells }: { cells: FusionCell[] }) {
   const most = Math.max(...cells.map((cell) => cell.change), 1e-9);
   return (
     <div className="scroll" tabIndex={0} role="group" aria-label={t("fusion")}>
-      <table className="needles">
+      <table className="needles fusion">
         <thead>
           <tr>
             <th scope="col">{t("layer")}</th>
@@ -68,7 +68,14 @@ function Heat({ cells }: { cells: FusionCell[] }) {
 function Cell({ cell, most }: { cell: FusionCell | undefined; most: number }) {
   const words = useWords();
   if (!cell) return <td>–</td>;
-  const moved = words.percent(cell.change, 1);
-  const cosine = cell.cosine === null ? null : `${cell.cosine < 0 ? "−" : "+"}${words.number(Math.abs(cell.cosine), 2)}`;
+  const moved = words.percent(cell.change, 1, 1);
+  const cosine = cell.cosine === null ? null : signed(cell.cosine, words);
   return <td className={`heat heat-${Math.round((4 * cell.change) / most)}`}>{cosine === null ? moved : `${cosine} (${moved})`}</td>;
+}
+
+/** Two digits, and a sign where they are not both zero. */
+function signed(cosine: number, words: Words): string {
+  const shown = words.number(Math.abs(cosine), 2, 2);
+  if (Math.abs(cosine) < 0.005) return shown;
+  return (cosine < 0 ? "−" : "+") + shown;
 }

@@ -12,7 +12,7 @@ from typing import Annotated, Any
 
 from fastapi import FastAPI, Query, Request, WebSocket
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import HTMLResponse, PlainTextResponse, Response, StreamingResponse
+from fastapi.responses import HTMLResponse, Response, StreamingResponse
 from pydantic import BaseModel
 from starlette.concurrency import run_in_threadpool
 from starlette.types import ASGIApp
@@ -61,7 +61,13 @@ from scaler_wizard.server.wire import (
 )
 
 RUN_ID = re.compile(r"[a-z0-9][A-Za-z0-9._-]{0,119}")
+TAR = "application/x-tar"
 TROUBLE: dict[int | str, dict[str, Any]] = {status: {"model": Trouble} for status in (401, 403, 404, 409, 422)}
+
+
+def _as(kind: str) -> dict[str, Any]:
+    """What a route that does not answer in JSON says of itself; what goes wrong there is told in JSON all the same."""
+    return {"response_class": Response, "responses": {200: {"content": {kind: {}}}}}
 
 
 @dataclass(frozen=True)
@@ -275,21 +281,21 @@ def _add_runs(app: FastAPI, place: Place) -> None:
             run.journal.add("feedback", {"text": ask.text, "who": steer.who()})
         return Response(status_code=204)
 
-    @app.get("/api/runs/{run_id}/export")
+    @app.get("/api/runs/{run_id}/export", **_as(TAR))
     def download_model(run_id: str) -> Response:
         with place.open(run_id) as (run, _):
             if run.current is None:
                 raise ScalerError(f"{run.id}: there is no checkpoint yet", "wait for the first phase")
             return _download(run.checkpoints / run.current, f"{run.id}-{run.current}")
 
-    @app.get("/api/runs/{run_id}/report")
+    @app.get("/api/runs/{run_id}/report", **_as(TAR))
     def download_report(run_id: str) -> Response:
         with place.open(run_id) as (run, _):
             if not any(run.report.iterdir()):
                 raise ScalerError(f"{run.id}: the report is not written yet", "it is written in the last phase")
             return _download(run.report, f"{run.id}-report")
 
-    @app.get("/api/runs/{run_id}/report.html", response_class=HTMLResponse)
+    @app.get("/api/runs/{run_id}/report.html", **_as("text/html"))
     def download_page(run_id: str) -> Response:
         with place.open(run_id) as (run, _):
             page = run.report / "report.html"
@@ -298,21 +304,21 @@ def _add_runs(app: FastAPI, place: Place) -> None:
             headers = {"content-disposition": f'attachment; filename="{run.id}.html"'}
             return Response(page.read_bytes(), media_type="text/html; charset=utf-8", headers=headers)
 
-    @app.get("/metrics", response_class=PlainTextResponse)
+    @app.get("/metrics", **_as("text/plain"))
     def metrics() -> Response:
         return Response(exposition(place.runs), media_type=KIND)
 
 
 def _download(folder: Path, name: str) -> Response:
     headers = {"content-disposition": f'attachment; filename="{name}.tar"'}
-    return StreamingResponse(tar_stream(folder, name), media_type="application/x-tar", headers=headers)
+    return StreamingResponse(tar_stream(folder, name), media_type=TAR, headers=headers)
 
 
 # -- streams ---------------------------------------------------------------------------------------------------------
 
 
 def _add_streams(app: FastAPI, place: Place, feeds: Feeds) -> None:
-    @app.get("/api/runs/{run_id}/events", response_class=StreamingResponse)
+    @app.get("/api/runs/{run_id}/events", **_as("text/event-stream"))
     async def events(request: Request, run_id: str, after: Annotated[int, Query(ge=0, le=2**53)] = 0) -> Response:
         feed = feeds.of(await run_in_threadpool(place.folder, run_id))
         last = request.headers.get("last-event-id", "")
