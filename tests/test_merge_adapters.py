@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from scaler_wizard.errors import ScalerError
 from scaler_wizard.merge import METHODS
 from scaler_wizard.merge.recipe import read_merge
 from scaler_wizard.merging import merge_models, prepare
+from scaler_wizard.parents import named_parent
 from tiny_models import load, make
 
 Deltas = dict[str, torch.Tensor]
@@ -186,6 +188,18 @@ def test_adapters_of_other_bases_are_refused(base: Path, tmp_path: Path) -> None
     with pytest.raises(ScalerError, match="another base") as refused:
         prepare(read_merge(block, "recipe", METHODS))
     assert "another base" in refused.value.cure
+
+
+def test_a_base_of_the_same_shapes_with_other_weights_is_refused_and_a_copy_is_not(base: Path, tmp_path: Path) -> None:
+    copy, other = shutil.copytree(base, tmp_path / "copy"), make(tmp_path / "other", seed=1)
+    one = adapter(base, tmp_path / "one")
+    named_parent(f"{copy}+{one}")
+    with pytest.raises(ScalerError, match=f"made for {base}, whose .*weight is not that of {other}") as refused:
+        named_parent(f"{other}+{one}")
+    assert refused.value.cure == f"name its own base: {base}+{one}"
+    config = json.loads((one / "adapter_config.json").read_text())
+    (one / "adapter_config.json").write_text(json.dumps(config | {"base_model_name_or_path": "someone/elsewhere"}))
+    named_parent(f"{other}+{one}")  # whose base is not at hand cannot be told
 
 
 def test_broken_numbers_in_an_adapter_are_refused(base: Path, tmp_path: Path) -> None:

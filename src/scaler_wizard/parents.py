@@ -11,16 +11,17 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from scaler_wizard.architecture import Architecture, Blueprint, read_architecture
+from scaler_wizard.architecture import Architecture, Blueprint, Tensor, read_architecture
 from scaler_wizard.errors import ScalerError
 from scaler_wizard.merge import Method, Parent
-from scaler_wizard.merge.adapters import adapted, read_adapter
+from scaler_wizard.merge.adapters import Adapter, adapted, read_adapter
 from scaler_wizard.merge.program import parent
 from scaler_wizard.models import resolve
 
 if TYPE_CHECKING:
     from scaler_wizard.grow import GrowthOperator
 
+COMPARED_BYTES = 4096
 GROWN, BASE = "grown", "base"
 SIZES = ("layers", "hidden", "heads", "kv_heads", "head_dim", "ffn", "experts", "vocabulary")
 
@@ -35,8 +36,36 @@ def named_parent(name: str) -> Parent:
     """A model, or `MODEL+ADAPTER`."""
     if "+" not in name or Path(name).expanduser().is_dir():
         return parent(name, read_architecture(resolve(name).folder))
-    model, _, adapter = name.rpartition("+")
-    return adapted(parent(model, read_architecture(resolve(model).folder)), read_adapter(Path(adapter)), name)
+    model, _, place = name.rpartition("+")
+    base, adapter = read_architecture(resolve(model).folder), read_adapter(Path(place))
+    refuse_another_base(adapter, base, model)
+    return adapted(parent(model, base), adapter, name)
+
+
+def refuse_another_base(adapter: Adapter, base: Architecture, name: str) -> None:
+    """Refuse a base whose weights are not those that the adapter was made for, as far as these are at hand.
+
+    The beginnings of the matrices that it changes are compared, where both folders hold them in the same type.
+    """
+    told = adapter.config.get("base_model_name_or_path")
+    if not isinstance(told, str) or not (Path(told) / "config.json").is_file():
+        return
+    theirs = read_architecture(Path(told)).tensors
+    for module in adapter.products:
+        one, other = base.tensors.get(f"{module}.weight"), theirs.get(f"{module}.weight")
+        if one is None or other is None or one.dtype != other.dtype:
+            continue
+        if _beginning(one) != _beginning(other):
+            raise ScalerError(
+                f"{adapter.name}: made for {told}, whose {one.name} is not that of {name}",
+                f"name its own base: {told}+{adapter.name}",
+            )
+
+
+def _beginning(tensor: Tensor) -> bytes:
+    with tensor.file.open("rb") as stream:
+        stream.seek(tensor.start)
+        return stream.read(min(COMPARED_BYTES, tensor.end - tensor.start))
 
 
 def refuse_unlisted(method: Method) -> None:
