@@ -10,6 +10,7 @@ import torch
 
 from healing_room import WINDOW, Room
 from scaler_wizard.architecture import read_architecture
+from scaler_wizard.estimate import learning_parameters
 from scaler_wizard.events import Note, Step, Telegram
 from scaler_wizard.grow.depth import IdentityBlocks
 from scaler_wizard.models import load_model
@@ -44,6 +45,16 @@ def test_training_new_parameters_only_leaves_every_old_bit(room: Room) -> None:
     changed = {name for name in before if not torch.equal(before[name], after[name])}
     assert changed
     assert {name.split(".")[2] for name in changed} == {"2", "5"}
+
+
+def test_norms_and_embeddings_alone_learn_as_many_as_the_plan_counts(room: Room) -> None:
+    evidence = room.heal(train="norms", control=False)
+    before, after = (dict(load_model(room.folder / name).named_parameters()) for name in ("base", "staging"))
+    changed = {name for name in before if not torch.equal(before[name], after[name])}
+    assert changed == {name for name in before if "norm" in name or "embed" in name}
+    assert evidence["grown"]["nll"] < evidence["before"]
+    counted = learning_parameters(read_architecture(room.folder / "base"), room.task(train="norms").phase.change, None)
+    assert counted == sum(before[name].numel() for name in changed)
 
 
 @pytest.mark.parametrize(

@@ -35,7 +35,7 @@ TRAINER_BYTES = 445 * 2**20
 KEPT_WIDE, KEPT_NARROW = 1.35, 1.5
 """Measured activations over those that the blocks' formulas name, in fp32 and in bfloat16."""
 KEPT_FROZEN = 0.8
-"""Of them, where only new blocks learn: a frozen layer does not keep its input."""
+"""Of them, where most layers are frozen: a frozen layer does not keep its input."""
 LOSS_TOKENS = 128
 """Tokens whose logits exist together in a training's loss."""
 HEAD_BYTES = 8
@@ -227,7 +227,7 @@ def training_bytes(view: Blueprint, train: Train, *, new: int | None = None) -> 
     learning = learning_parameters(view, train, new)
     weights = frozen_parameters(view, train, learning) * (4 if train.lora_restarts else size) + 4 * learning
     copies = 2 * learning if size == 2 and train.train != "lora" else 0
-    head = HEAD_BYTES * view.vocabulary * view.hidden * (train.train == "all")
+    head = HEAD_BYTES * view.vocabulary * view.hidden * (train.train in ("all", "norms"))
     gradients, block = 4 * learning, _block_bytes(view, train, size)
     kept = block * (2 if train.checkpointing else view.layers)
     kept += 4 * view.hidden * (2 + view.layers * train.checkpointing) * train.micro_batch * train.window
@@ -240,7 +240,7 @@ def _block_bytes(view: Blueprint, train: Train, size: int) -> int:
     """What one block keeps for the backward pass, measured: casts, copies and gradients on their way included."""
     fused = train.train == "lora" and train.lora_kind != "dora"
     times = KEPT_NARROW if size == 2 else KEPT_WIDE
-    part = KEPT_FROZEN if train.train == "new" else 1.0
+    part = KEPT_FROZEN if train.train in ("new", "norms") else 1.0
     return int(train.micro_batch * train.window * layer_bytes(view, size, fused=fused) * times * part)
 
 
@@ -256,6 +256,8 @@ def narrow(view: Blueprint, train: Train) -> bool:
 
 def learning_parameters(view: Blueprint, train: Train, new: int | None) -> int:
     """Parameters that learn."""
+    if train.train == "norms":
+        return view.hidden * (view.vocabulary + 2 * view.layers + 1)
     if train.train != "lora":
         return view.parameters if new is None or train.train == "all" else new
     queries, keys = view.heads * view.head_dim, view.kv_heads * view.head_dim

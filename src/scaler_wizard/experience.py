@@ -48,7 +48,7 @@ class PhaseNeeds(Record):
     """Longest window that was read, in tokens."""
     micro_tokens: int
     """Tokens in memory at once while training; 0 where nothing is trained."""
-    train: Literal["none", "new", "lora", "all"]
+    train: Literal["none", "new", "lora", "norms", "all"]
     """What learned."""
     flops: float
     """Counted operations of measurement and training."""
@@ -77,7 +77,7 @@ class Experience(Record):
     """Window at the end over the base's."""
     operators: tuple[str, ...]
     """What it grew by."""
-    train: Literal["none", "new", "lora", "all"]
+    train: Literal["none", "new", "lora", "norms", "all"]
     """What learned."""
     tokens: int
     """Tokens of training."""

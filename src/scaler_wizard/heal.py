@@ -331,6 +331,8 @@ def _learner(task: Task, settings: Train, arm: Arm, source: Path, texts: Texts) 
         return _with_adapters(task, settings, model, texts), None
     if settings.train == "new" and arm == "grown":
         return model, new_spans(task)
+    if settings.train == "norms":
+        return model, norm_spans(model)
     return model, {name: None for name, _ in model.named_parameters()}
 
 
@@ -352,6 +354,18 @@ def _with_adapters(task: Task, settings: Train, model: Any, texts: Texts) -> Any
     read = [ids for part in parts for ids in part.ids.split(settings.window, dim=1) if ids.shape[1] == settings.window]
     kind, rank = settings.lora_kind, settings.lora_rank
     return add_lora(model, rank=rank, seed=task.seed, kind=kind, ranks=ranks, text=read)
+
+
+def norm_spans(model: Any) -> Spans:
+    """The norms and the embedding, with a tied head: what a longer window needs beside adapters (arXiv:2309.12307)."""
+    import torch
+
+    chosen = [
+        name
+        for name, part in model.named_modules()
+        if isinstance(part, torch.nn.Embedding) or type(part).__name__.endswith("Norm")
+    ]
+    return {f"{name}.{own}": None for name in chosen for own, _ in model.get_submodule(name).named_parameters()}
 
 
 def new_spans(task: Task) -> Spans:

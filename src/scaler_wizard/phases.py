@@ -101,8 +101,8 @@ class Train(Record):
     """P3: train the grown model on packed text, under the circuit breaker."""
 
     kind: Literal["heal"] = "heal"
-    train: Literal["new", "lora", "all"]
-    """What learns: new parameters only, low-rank adapters (merged at the end), or everything."""
+    train: Literal["new", "lora", "norms", "all"]
+    """What learns: new parameters only, low-rank adapters (merged at the end), norms and embeddings, or everything."""
     steps: Annotated[int, Field(ge=1)]
     """Optimiser steps."""
     windows_per_step: Annotated[int, Field(ge=1)]

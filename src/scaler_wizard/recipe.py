@@ -184,8 +184,9 @@ class Heal(Record):
 
     tokens: Count | None = None
     """Tokens to train on ("200K"); chosen by the plan where left out."""
-    train: Literal["new", "lora", "all"] | None = None
-    """What learns: new parameters only, low-rank adapters, or everything; chosen by the plan where left out."""
+    train: Literal["new", "lora", "norms", "all"] | None = None
+    """What learns: new parameters only, low-rank adapters, norms and embeddings, or everything; left out: the plan's
+    choice."""
     learning_rate: Annotated[float, Field(gt=0)] | Literal["find"] | None = None
     """Peak learning rate; `find` looks for it in forty short steps before; chosen by the plan where left out."""
     schedule: Literal["cosine", "wsd"] = "cosine"

@@ -27,7 +27,7 @@ from scaler_wizard.run import Run
 from scaler_wizard.safe_yaml import load_yaml
 from scaler_wizard.searching import JUDGEMENT, Found
 
-Learner = Literal["none", "new", "lora", "all"]
+Learner = Literal["none", "new", "lora", "norms", "all"]
 Kind = Literal["baseline", "grow", "extend", "heal", "merge", "export"]
 Cause = Literal["nonfinite", "slope", "accuracy", "memory", "divergence", "stall"]
 Answer = Literal["approve", "pause", "abort", "rollback"]

@@ -15,7 +15,12 @@ from scaler_wizard.story import Fusion, Passed, Story, Stretch
 from scaler_wizard.wording import UNKNOWN, interval, number, size
 
 Cells = tuple[str, ...]
-LEARNS = {"new": "the new parameters", "lora": "low-rank adapters, merged afterwards", "all": "all parameters"}
+LEARNS = {
+    "new": "the new parameters",
+    "lora": "low-rank adapters, merged afterwards",
+    "norms": "norms and embeddings",
+    "all": "all parameters",
+}
 
 
 @dataclass(frozen=True)
