@@ -9,10 +9,12 @@ from machines import machine
 from scaler_wizard.architecture import read_architecture
 from scaler_wizard.early import refuse_no_text
 from scaler_wizard.errors import ScalerError
+from scaler_wizard.estimate import healing_bytes
 from scaler_wizard.models import EMBEDDED, Source
 from scaler_wizard.phases import Train
 from scaler_wizard.plan import Setting, _that_fits, make_plan
-from scaler_wizard.recipe import Distil, Heal, Recipe
+from scaler_wizard.recipe import Distil, Heal, Limits, Recipe
+from tiny_models import make
 
 SOURCE = Source(EMBEDDED, "embedded", None, "")
 
@@ -85,6 +87,21 @@ def test_where_memory_is_short_windows_are_shortened_unless_the_recipe_names_one
     assert tight.windows_per_step * tight.window == free.windows_per_step * free.window
     named = healed(limits={"memory": "456M"}, heal=heal.model_copy(update={"window": 256}))
     assert (named.window, named.micro_batch, named.checkpointing) == (256, 1, True)
+
+
+def test_where_shorter_windows_do_not_do_ranks_are_lower_unless_the_recipe_names_one(tmp_path: Path) -> None:
+    base, recipe = read_architecture(make(tmp_path / "wide", hidden_size=512)), Recipe(model="embedded")
+    heal = Heal(lora_ranks="uniform", train="lora")
+
+    def least(memory: int, **changes: object) -> Train:
+        setting = Setting(recipe.model_copy(update={"limits": Limits(memory=memory)}), base, machine(16))
+        return _that_fits(setting, heal.model_copy(update=changes), base, 64, grows=False)
+
+    tight = least(1)  # as small as it gets
+    assert (tight.lora_rank, tight.window, tight.checkpointing) == (8, 64, True)
+    assert least(1, lora_rank=16).lora_rank == 16
+    needs = healing_bytes(base, base, tight)
+    assert least(needs).lora_rank == 8 and least(2 * needs).lora_rank == 16
 
 
 def test_a_training_that_cannot_fit_is_refused() -> None:

@@ -75,6 +75,7 @@ GIB = 2**30
 SMALL_TOKENS, LARGE_TOKENS = 983_040, 12_288
 """Trained on where the recipe names no number: minutes for both arms, of the embedded model or of SmolLM2."""
 LEAST_WINDOW = 64
+LEAST_RANK = 8
 """Tokens of the shortest window that is trained to save memory."""
 LEAST_STEPS = 8
 """Few tokens make small steps rather than few of them."""
@@ -416,13 +417,17 @@ def train_settings(setting: Setting, heal: Heal, target: int, *, grows: bool) ->
 
 
 def _that_fits(setting: Setting, heal: Heal, view: Blueprint, target: int, *, grows: bool) -> Train:
-    """Fewer windows at once, then recomputed activations, then, where the recipe names no window, shorter ones."""
+    """Fewer windows at once, recomputed activations, then, where the recipe names none, shorter windows, lower ranks."""
     train = fitted(view, setting.base, train_settings(setting, heal, target, grows=grows), setting.memory_limit)
     while heal.window is None and train.window >= 2 * LEAST_WINDOW:
         if healing_bytes(view, setting.base, train) <= setting.memory_limit:
             break
         shorter = train_settings(setting, heal.model_copy(update={"window": train.window // 2}), target, grows=grows)
         train = fitted(view, setting.base, shorter, setting.memory_limit)
+    while heal.lora_rank is None and train.train == "lora" and train.lora_rank > LEAST_RANK:
+        if healing_bytes(view, setting.base, train) <= setting.memory_limit:
+            break
+        train = train.model_copy(update={"lora_rank": train.lora_rank // 2})
     return train
 
 
