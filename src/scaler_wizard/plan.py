@@ -417,7 +417,7 @@ def train_settings(setting: Setting, heal: Heal, target: int, *, grows: bool) ->
 
 
 def _that_fits(setting: Setting, heal: Heal, view: Blueprint, target: int, *, grows: bool) -> Train:
-    """Fewer windows at once, recomputed activations, then, where the recipe names none, shorter windows, lower ranks."""
+    """Fewer windows at once, recomputed activations, then, where the recipe names none, shorter windows, less rank."""
     train = fitted(view, setting.base, train_settings(setting, heal, target, grows=grows), setting.memory_limit)
     while heal.window is None and train.window >= 2 * LEAST_WINDOW:
         if healing_bytes(view, setting.base, train) <= setting.memory_limit:
