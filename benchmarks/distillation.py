@@ -42,10 +42,10 @@ from scaler_wizard.models import load_model, load_tokenizer, resolve, settle_dty
 from scaler_wizard.recipe import Distil
 from scaler_wizard.recompute import recompute
 from scaler_wizard.teacher import hire
-from scaler_wizard.train import narrow_frozen, autocast, cross_entropy, head_weight, predictions
+from scaler_wizard.train import autocast, backbone, cross_entropy, head_weight, narrow_frozen, predictions
 
 way, window, steps, cache = sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), Path(sys.argv[4])
-compute, recompute = getattr(torch, sys.argv[6]), sys.argv[7] == "1"
+compute, again = getattr(torch, sys.argv[6]), sys.argv[7] == "1"
 settle_dtype(sys.argv[6], "asked for")
 torch.set_num_threads(1)
 folder = resolve("smollm2").folder
@@ -64,8 +64,8 @@ elif way == "stock":
 else:
     model = add_lora(model, rank=16, seed=0)
     narrow_frozen(model, compute)
-if recompute:
-    recompute(model.get_base_model().model.layers)
+if again:
+    recompute(backbone(model).layers)
 model.train()
 learning = [p for p in model.parameters() if p.requires_grad]
 

@@ -81,11 +81,11 @@ def healed(**wish: object) -> Train:
 
 def test_where_memory_is_short_windows_are_shortened_unless_the_recipe_names_one() -> None:
     heal = Heal(lora_ranks="uniform", train="lora")
-    free, tight = healed(heal=heal), healed(limits={"memory": "456M"}, heal=heal)
+    free, tight = healed(heal=heal), healed(limits={"memory": "542M"}, heal=heal)
     assert free.window == 256 and not free.checkpointing
     assert tight.window == 128 and tight.micro_batch == 1
     assert tight.windows_per_step * tight.window == free.windows_per_step * free.window
-    named = healed(limits={"memory": "456M"}, heal=heal.model_copy(update={"window": 256}))
+    named = healed(limits={"memory": "542M"}, heal=heal.model_copy(update={"window": 256}))
     assert (named.window, named.micro_batch, named.checkpointing) == (256, 1, True)
 
 

@@ -56,7 +56,8 @@ def test_in_bfloat16_a_layer_computes_the_same_again(model: Any) -> None:
         with torch.autocast("cpu", dtype=torch.bfloat16):
             found.append(gradients(model))
     for name, gradient in found[0].items():
-        assert torch.equal(found[1][name], gradient), name  # type: ignore[arg-type]
+        other = found[1][name]
+        assert gradient is not None and other is not None and torch.equal(other, gradient), name
 
 
 def test_what_a_layer_is_seen_to_compare_carries_gradients(model: Any) -> None:

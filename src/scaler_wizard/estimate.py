@@ -30,16 +30,12 @@ PROCESS_BYTES = 470 * 2**20
 """Resident memory of a worker before it loads a model: Python, torch and transformers, the text (measured)."""
 PROVED_TOKENS = 4 * 96
 """Tokens of the prompts whose logits are compared."""
-TRAINER_BYTES = 445 * 2**20
-"""The same where it trains: what reading and cutting the text has left free is used again (measured)."""
-KEPT_WIDE, KEPT_NARROW = 1.35, 1.5
-"""Measured activations over those that the blocks' formulas name, in fp32 and in bfloat16."""
-KEPT_FROZEN = 0.8
-"""Of them, where most layers are frozen: a frozen layer does not keep its input."""
-LOSS_TOKENS = 128
+TEXT_BYTES = 60 * 2**20
+"""The text and its tokens, where a process trains."""
+KEPT_TIMES = 1.4
+"""Measured activations over those that the blocks' formulas name: casts, copies and gradients on their way."""
+LOSS_TOKENS = 256
 """Tokens whose logits exist together in a training's loss."""
-HEAD_BYTES = 8
-"""For each number of an embedding that learns and is the head as well: its gradient comes from two sides."""
 NARROW_FROM = 256
 """Between a width of 128, where float32 trained faster, and of 576, where bfloat16 did (AVX512-bf16)."""
 STEP_SECONDS = 0.02
@@ -220,33 +216,22 @@ def adapter_rank(hidden: int) -> int:
 def training_bytes(view: Blueprint, train: Train, *, new: int | None = None) -> int:
     """Peak memory of a training: weights, two moments, then activations with one piece of loss, or all gradients.
 
-    `new` is the number of parameters that learn where only new ones do; all of them where it is left out. From 4 %
-    under to 9 % over twenty measured peaks, to which its constants were fitted (docs/log.md, benchmarks/fitting.py).
+    `new` is the number of parameters that learn where only new ones do; all of them where it is left out. Within 10 %
+    of eleven measured peaks (docs/log.md, benchmarks/fitting.py).
     """
     size = 2 if narrow(view, train) else 4
-    learning = learning_parameters(view, train, new)
-    weights = frozen_parameters(view, train, learning) * (4 if train.lora_restarts else size) + 4 * learning
-    copies = 2 * learning if size == 2 and train.train != "lora" else 0
-    head = HEAD_BYTES * view.vocabulary * view.hidden * (train.train in ("all", "norms"))
-    gradients, block = 4 * learning, _block_bytes(view, train, size)
-    kept = block * (2 if train.checkpointing else view.layers)
-    kept += 4 * view.hidden * (2 + view.layers * train.checkpointing) * train.micro_batch * train.window
-    loss = LOSS_TOKENS * view.vocabulary * (2 * size + 4)
-    passing = max(kept + loss + gradients * train.checkpointing, gradients + block)
-    return TRAINER_BYTES + weights + 8 * learning + copies + head + passing
-
-
-def _block_bytes(view: Blueprint, train: Train, size: int) -> int:
-    """What one block keeps for the backward pass, measured: casts, copies and gradients on their way included."""
-    fused = train.train == "lora" and train.lora_kind != "dora"
-    times = KEPT_NARROW if size == 2 else KEPT_WIDE
-    part = KEPT_FROZEN if train.train in ("new", "norms") else 1.0
-    return int(train.micro_batch * train.window * layer_bytes(view, size, fused=fused) * times * part)
-
-
-def frozen_parameters(view: Blueprint, train: Train, learning: int) -> int:
-    """Parameters of the model that do not learn; adapters come beside all of it."""
-    return view.parameters if train.train == "lora" else view.parameters - learning
+    head, learning = view.vocabulary * view.hidden, learning_parameters(view, train, new)
+    weights = 4 * view.parameters + (4 * learning if train.train == "lora" else 0)
+    state = 8 * learning + (4 + size) * head * (train.train in ("all", "norms"))
+    copies = 0 if size == 4 else 2 * (view.parameters if train.train == "all" else learning + head)
+    tokens = train.micro_batch * train.window
+    kept = layer_bytes(view, size, fused=train.train == "lora" and train.lora_kind != "dora") * (
+        2 if train.checkpointing else view.layers
+    )
+    kept += 4 * view.hidden * (2 + view.layers * train.checkpointing)
+    loss = min(LOSS_TOKENS, tokens) * view.vocabulary * (2 * size + 8)
+    passing = max(int(tokens * kept * KEPT_TIMES) + loss, 4 * learning)
+    return PROCESS_BYTES + TEXT_BYTES + weights + state + copies + passing
 
 
 def narrow(view: Blueprint, train: Train) -> bool:
