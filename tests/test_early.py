@@ -80,13 +80,14 @@ def healed(**wish: object) -> Train:
 
 
 def test_where_memory_is_short_windows_are_shortened_unless_the_recipe_names_one() -> None:
-    heal = Heal(lora_ranks="uniform", train="lora")
-    free, tight = healed(heal=heal), healed(limits={"memory": "542M"}, heal=heal)
-    assert free.window == 256 and not free.checkpointing
-    assert tight.window == 128 and tight.micro_batch == 1
-    assert tight.windows_per_step * tight.window == free.windows_per_step * free.window
-    named = healed(limits={"memory": "542M"}, heal=heal.model_copy(update={"window": 256}))
+    heal, base = Heal(lora_ranks="uniform", train="lora", lora_rank=8), read_architecture(EMBEDDED)
+    named = healed(limits={"memory": 1}, heal=heal.model_copy(update={"window": 256}))
     assert (named.window, named.micro_batch, named.checkpointing) == (256, 1, True)
+    free = healed(heal=heal)
+    tight = healed(limits={"memory": healing_bytes(base, base, named) - 1}, heal=heal)
+    assert free.window == 256 and not free.checkpointing
+    assert tight.window == 128
+    assert tight.windows_per_step * tight.window == free.windows_per_step * free.window
 
 
 def test_where_shorter_windows_do_not_do_ranks_are_lower_unless_the_recipe_names_one(tmp_path: Path) -> None:
@@ -97,11 +98,11 @@ def test_where_shorter_windows_do_not_do_ranks_are_lower_unless_the_recipe_names
         setting = Setting(recipe.model_copy(update={"limits": Limits(memory=memory)}), base, machine(16))
         return _that_fits(setting, heal.model_copy(update=changes), base, 64, grows=False)
 
-    tight = least(1)  # as small as it gets
+    tight, roomy = least(1), least(2**40)  # as small as it gets, and as it would be
     assert (tight.lora_rank, tight.window, tight.checkpointing) == (8, 64, True)
     assert least(1, lora_rank=16).lora_rank == 16
     needs = healing_bytes(base, base, tight)
-    assert least(needs).lora_rank == 8 and least(2 * needs).lora_rank == 16
+    assert least(needs).lora_rank == 8 and least(2 * needs).lora_rank == roomy.lora_rank > 8
 
 
 def test_a_training_that_cannot_fit_is_refused() -> None:

@@ -3,8 +3,16 @@ from typing import Any
 
 import pytest
 
-from scaler_wizard.architecture import Architecture, read_architecture
-from scaler_wizard.estimate import adapter_rank, fitted, healing_bytes, spectrum_bytes, spreads, training_bytes
+from scaler_wizard.architecture import Architecture, Blueprint, read_architecture
+from scaler_wizard.estimate import (
+    adapter_rank,
+    fitted,
+    healing_bytes,
+    rank_parameters,
+    spectrum_bytes,
+    spreads,
+    training_bytes,
+)
 from scaler_wizard.phases import Train
 from tiny_models import make
 
@@ -46,9 +54,23 @@ def test_the_control_of_new_parameters_learns_whole_and_counts(view: Architectur
     assert alone < beside == healing_bytes(view, view, train())
 
 
+def llama(hidden: int, layers: int) -> Blueprint:
+    sizes = {"hidden_size": hidden, "intermediate_size": 2 * hidden, "num_hidden_layers": layers}
+    heads = {"num_attention_heads": 4, "num_key_value_heads": 2, "vocab_size": 1000}
+    return Blueprint({"model_type": "llama", **sizes, **heads})
+
+
 @pytest.mark.parametrize(("hidden", "rank"), [(64, 8), (576, 16), (1024, 32), (2048, 64), (8192, 128)])
-def test_a_rank_follows_the_width(hidden: int, rank: int) -> None:
-    assert adapter_rank(hidden) == rank
+def test_a_rank_follows_the_width_where_there_is_little_to_learn(hidden: int, rank: int) -> None:
+    assert adapter_rank(llama(hidden, 32), 10_000) == rank
+
+
+def test_a_rank_grows_until_the_adapters_can_hold_what_the_text_teaches() -> None:
+    view = llama(128, 4)
+    ranks = [adapter_rank(view, tokens) for tokens in (1_000, 2 * 16 * rank_parameters(view), 10**6, 10**9)]
+    assert ranks == [8, 16, 64, 128]
+    assert adapter_rank(view, 2 * 16 * rank_parameters(view) + 1) == 32
+    assert adapter_rank(llama(576, 30), 10**6) == 16  # a large model's adapters hold a million tokens anyway
 
 
 def test_ranks_are_spread_where_that_is_a_small_part_of_the_training_and_fits(view: Architecture) -> None:

@@ -3,6 +3,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from scaler_wizard.architecture import read_architecture as view_of
+from scaler_wizard.estimate import rank_parameters
 from scaler_wizard.fused import fuse_adapters
 from scaler_wizard.lora import Kind, add_lora, merge_lora, moved_lora, spectrum_ranks, spread
 from tiny_models import load, make
@@ -36,6 +38,7 @@ def test_new_adapters_leave_the_function_as_it_was_and_are_all_that_learns(tmp_p
     learning = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
     assert learning and all("lora_" in name for name in learning)
     assert len(learning) == 3 * 7 * 2  # three layers of seven matrices, two factors each; none on the head
+    assert sum(one.numel() for one in model.parameters() if one.requires_grad) == 4 * rank_parameters(view_of(tmp_path))
 
 
 def test_the_merged_model_is_stock_and_says_the_same(tmp_path: Path) -> None:

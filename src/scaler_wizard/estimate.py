@@ -208,9 +208,27 @@ def proving_bytes(view: Blueprint) -> int:
     return PROCESS_BYTES + (4 + 2) * view.parameters + 2 * 3 * PROVED_TOKENS * view.vocabulary * 4
 
 
-def adapter_rank(hidden: int) -> int:
-    """A rank for adapters where nobody chose one: a 32nd of the width as a power of two, from 8 to 128."""
-    return int(min(128, max(8, 2 ** round(math.log2(hidden / 32)))))
+LEAST_RANK, LARGEST_RANK = 8, 128
+BITS_HELD = 2.0
+"""That a parameter of an adapter holds of what it is taught, where a token of text has about one to teach."""
+
+
+def adapter_rank(view: Blueprint, tokens: int) -> int:
+    """A rank for adapters where nobody chose one: for the model's width, or more where the text has more to teach.
+
+    A power of two from 8 to 128: a 32nd of the width, or what it takes for the adapters' parameters to hold `tokens`
+    bits at two bits each (arXiv:2404.05405 for the two bits; docs/log.md for what it was worth).
+    """
+    width, capacity = view.hidden / 32, tokens / (BITS_HELD * rank_parameters(view))
+    wished = max(2 ** round(math.log2(width)), 2 ** math.ceil(math.log2(capacity)))
+    return int(min(LARGEST_RANK, max(LEAST_RANK, wished)))
+
+
+def rank_parameters(view: Blueprint) -> int:
+    """Parameters that one rank of adapters on every linear layer has."""
+    queries, keys = view.heads * view.head_dim, view.kv_heads * view.head_dim
+    sides = 2 * (view.hidden + queries) + 2 * (view.hidden + keys) + 3 * (view.hidden + view.ffn) * (view.experts or 1)
+    return view.layers * sides
 
 
 def training_bytes(view: Blueprint, train: Train, *, new: int | None = None) -> int:
@@ -245,9 +263,7 @@ def learning_parameters(view: Blueprint, train: Train, new: int | None) -> int:
         return view.hidden * (view.vocabulary + 2 * view.layers + 1)
     if train.train != "lora":
         return view.parameters if new is None or train.train == "all" else new
-    queries, keys = view.heads * view.head_dim, view.kv_heads * view.head_dim
-    sides = 2 * (view.hidden + queries) + 2 * (view.hidden + keys) + 3 * (view.hidden + view.ffn) * (view.experts or 1)
-    return train.lora_rank * view.layers * sides
+    return train.lora_rank * rank_parameters(view)
 
 
 def layer_bytes(view: Blueprint, size: int, *, fused: bool = False) -> int:

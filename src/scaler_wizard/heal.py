@@ -7,6 +7,7 @@ trains adapters, since that is what one would do without growth.
 
 from __future__ import annotations
 
+import gc
 import json
 import shutil
 import time
@@ -22,7 +23,7 @@ import numpy as np
 from scaler_wizard.accelerators import gpu_wishes, load_in_four_bits, refuse_without_gpu, use_liger
 from scaler_wizard.architecture import read_architecture
 from scaler_wizard.breaker import CircuitBreaker, fall_shown, questions_needed
-from scaler_wizard.ceiling import within
+from scaler_wizard.ceiling import hand_back, within
 from scaler_wizard.data import Tokens, encode, load_corpus, windows
 from scaler_wizard.errors import ScalerError
 from scaler_wizard.evals.perplexity import token_nll
@@ -217,15 +218,37 @@ def _train_arm(
     compute: str,
 ) -> ArmResult:
     """Train one arm from `source`, write it to `out`, measure it there; a finished arm is not trained again."""
+    done = task.scratch / f"{arm}.json"
+    if done.exists():
+        return ArmResult(**json.loads(done.read_text(encoding="utf-8")))
+    begun = time.monotonic()
+    learnt = _learn(task, settings, texts, run, arm=arm, source=source, out=out, compute=compute)
+    gc.collect()
+    hand_back()
+    read = [float(value) for value in _held_out(out, texts)]
+    result = learnt(nll_by_window=read, seconds=time.monotonic() - begun)
+    write_whole(done, json.dumps(vars(result)))
+    reach("arm.noted")
+    return result
+
+
+def _learn(
+    task: Task,
+    settings: Train,
+    texts: Texts,
+    run: Conduct,
+    *,
+    arm: Arm,
+    source: Path,
+    out: Path,
+    compute: str,
+) -> Callable[..., ArmResult]:
+    """Train and write; what is known before the written model is read. Nothing of the training stays in memory."""
     import torch
 
     from scaler_wizard.batches import text_of
     from scaler_wizard.train import Trainer
 
-    done = task.scratch / f"{arm}.json"
-    if done.exists():
-        return ArmResult(**json.loads(done.read_text(encoding="utf-8")))
-    begun = time.monotonic()
     model, spans = _learner(task, settings, arm, source, texts)
     tokenizer = load_tokenizer(task.current)
     trainer = Trainer(
@@ -266,18 +289,14 @@ def _train_arm(
         save_lora(model, out / ADAPTER, base=str(source))
     save_model(_stock(model, texts), out, like=source)
     reach("arm.saved")
-    result = ArmResult(
-        nll_by_window=[float(value) for value in _held_out(out, texts)],
-        seconds=time.monotonic() - begun,
+    return partial(
+        ArmResult,
         parameters=read_architecture(out).parameters,
         tokens=history.step * settings.windows_per_step * settings.window,
         compute=str(trainer.compute).removeprefix("torch."),
         ranks=ranks,
         learning_rate=settings.learning_rate if history.peak is None else history.peak,
     )
-    write_whole(done, json.dumps(vars(result)))
-    reach("arm.noted")
-    return result
 
 
 def _until(task: Task) -> int | None:

@@ -22,6 +22,7 @@ from scaler_wizard.contract import Contract
 from scaler_wizard.early import refuse_another_vocabulary
 from scaler_wizard.errors import ScalerError
 from scaler_wizard.estimate import (
+    LEAST_RANK,
     START_SECONDS,
     TRIAL_STEPS,
     Tried,
@@ -75,7 +76,6 @@ GIB = 2**30
 SMALL_TOKENS, LARGE_TOKENS = 983_040, 12_288
 """Trained on where the recipe names no number: minutes for both arms, of the embedded model or of SmolLM2."""
 LEAST_WINDOW = 64
-LEAST_RANK = 8
 """Tokens of the shortest window that is trained to save memory."""
 LEAST_STEPS = 8
 """Few tokens make small steps rather than few of them."""
@@ -399,7 +399,7 @@ def train_settings(setting: Setting, heal: Heal, target: int, *, grows: bool) ->
         schedule=heal.schedule,
         distil=heal.distil,
         teacher_parameters=_teacher_size(setting, heal),
-        lora_rank=heal.lora_rank or adapter_rank(setting.base.hidden),
+        lora_rank=heal.lora_rank or adapter_rank(setting.base, steps * per_step * window),
         lora_kind=heal.lora_kind,
         lora_ranks=heal.lora_ranks or "uniform",
         lora_restarts=heal.lora_restarts,

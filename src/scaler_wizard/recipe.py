@@ -196,7 +196,8 @@ class Heal(Record):
     distil: Distil | None = None
     """A teacher to learn from as well."""
     lora_rank: Annotated[int, Field(ge=1, le=1024)] | None = None
-    """Rank of the adapters, for train: lora; a 32nd of the hidden size, from 8 to 128, where left out."""
+    """Rank of the adapters, for train: lora; left out: a 32nd of the hidden size, more where the text has more to teach
+    than adapters of that rank hold, less where memory is short; from 8 to 128."""
     lora_kind: Literal["lora", "dora", "pissa", "eva"] = "lora"
     """Plain adapters; weight-decomposed ones; or begun in the principal directions of the weights or of the text."""
     lora_ranks: Literal["uniform", "spectrum"] | None = None

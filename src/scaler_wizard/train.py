@@ -33,6 +33,7 @@ from scaler_wizard.phases import Train
 from scaler_wizard.recompute import keep_activations, recompute
 from scaler_wizard.room import full, is_full, require
 from scaler_wizard.schedule import chosen_rate, learning_rate, restarts, tried_rates
+from scaler_wizard.slices import Sliced
 from scaler_wizard.snapshots import newest_sound, snapshots, take
 
 SNAPSHOT_SECONDS = 20.0
@@ -113,25 +114,14 @@ class History:
 # -- what learns -----------------------------------------------------------------------------------------------------
 
 
-def learn_only(model: Any, spans: Spans | None) -> list[torch.nn.Parameter]:
-    """Let only `spans` learn (None: everything); the rest of a partly new tensor keeps its bits.
-
-    AdamW's state stays zero where the gradient is always zero, and these tensors get no weight decay.
-    """
+def learn_only(model: Any, spans: Spans | None) -> list[Sliced]:
+    """Let only `spans` learn (None: everything); what learns in part, which gets no weight decay."""
+    found = []
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(spans is None or name in spans)
         if spans is not None and spans.get(name) is not None:
-            parameter.register_hook(_keep_only(parameter, spans[name] or ()))
-    return [parameter for parameter in model.parameters() if parameter.requires_grad]
-
-
-def _keep_only(
-    parameter: torch.Tensor, spans: Sequence[tuple[int, int, int]]
-) -> Callable[[torch.Tensor], torch.Tensor]:
-    mask = torch.zeros_like(parameter)
-    for dim, start, stop in spans:
-        mask.narrow(dim, start, stop - start).fill_(1)
-    return lambda gradient: gradient * mask
+            found.append(Sliced(parameter, spans[name] or ()))
+    return found
 
 
 # -- the loop ----------------------------------------------------------------------------------------------------------
@@ -165,6 +155,8 @@ class Trainer:
     """Asks the model a few questions at every evaluation; None: nothing is asked."""
     until: int | None = None
     """The last step, where training ends earlier than its schedule; None: where the schedule ends."""
+    _sliced: list[Sliced] = field(default_factory=list)
+    """What learns in part."""
     _at_once: int = 0
     """Windows in memory at once."""
     _checkpointing: bool = False
@@ -195,8 +187,16 @@ class Trainer:
                     one.file.unlink(missing_ok=True)
             raise
         keep_activations(backbone(self.model).layers)
+        del optimizer
+        self._forget()
         self.model.float()
         return history
+
+    def _forget(self) -> None:
+        """Gradients, where they kept their places; freed memory goes back before copies of the model are made."""
+        for parameter in self._own():
+            parameter.grad = None
+        hand_back()
 
     def _steps(self, optimizer: torch.optim.Optimizer, parameters: list[torch.nn.Parameter], history: History) -> None:
         last = self.settings.steps if self.until is None else self.until
@@ -204,6 +204,7 @@ class Trainer:
         if not history.evaluations:
             self._evaluate(history)
             self._save(optimizer, history)
+        take_moments(optimizer)
         told = self._saved = time.monotonic()
         while history.step < last:
             if self.should_stop():
@@ -230,7 +231,7 @@ class Trainer:
         return time.monotonic() - self._saved > pause
 
     def _optimizer(self) -> Any:
-        groups = _groups(self.model, self.settings, self.spans)
+        groups = _groups(self.model, self.settings, self._sliced)
         if self.imitation is not None:
             groups.append({"params": list(self.imitation.parameters()), "weight_decay": 0.0})
         if self.settings.optimizer == "adamw-8bit":
@@ -254,6 +255,7 @@ class Trainer:
         with torch.no_grad():
             for parameter, was in zip(parameters, before, strict=True):
                 parameter.copy_(was)
+        self._write()
         optimizer.zero_grad(set_to_none=True)
         optimizer.state.clear()
         found = chosen_rate(rates, gains)
@@ -282,11 +284,17 @@ class Trainer:
         self.model.train()
         self.model.config.use_cache = False
         if self.spans is not None:
-            learn_only(self.model, self.spans)
+            self._sliced = learn_only(self.model, self.spans)
         self._at_once = self.settings.micro_batch
         if self.settings.checkpointing:
             self._recompute()
-        return [parameter for _, parameter in self._learning()]
+        return self._own()
+
+    def _own(self) -> list[torch.nn.Parameter]:
+        """What the optimiser turns: whole tensors, and the slices of others."""
+        whole = {id(one.whole) for one in self._sliced}
+        own = [part for one in self._sliced for part in one.own]
+        return [*(parameter for _, parameter in self._learning() if id(parameter) not in whole), *own]
 
     def _learning(self) -> list[tuple[str, torch.nn.Parameter]]:
         """The model's parameters that learn, and the projections of an imitation."""
@@ -320,8 +328,12 @@ class Trainer:
 
     def _clear(self) -> None:
         """No gradients; where memory is short these keep their places, else they come to lie between large tensors."""
-        for _, parameter in self._learning():
+        for parameter in self._own():
             parameter.grad = torch.zeros_like(parameter) if self._checkpointing else None
+
+    def _write(self) -> None:
+        for one in self._sliced:
+            one.write()
 
     def _step(
         self, optimizer: torch.optim.Optimizer, parameters: list[torch.nn.Parameter], history: History, begun: float
@@ -329,6 +341,7 @@ class Trainer:
         if history.step in restarts(self.settings):
             restart_lora(self.model, seed=self.seed + history.step)
             optimizer.state.clear()
+            take_moments(optimizer)
         settings = self.settings
         if history.peak is not None:
             settings = settings.model_copy(update={"learning_rate": history.peak})
@@ -355,6 +368,7 @@ class Trainer:
         norm = float(torch.nn.utils.clip_grad_norm_(parameters, self.settings.clip))
         if math.isfinite(norm):
             optimizer.step()
+            self._write()
         optimizer.zero_grad(set_to_none=not self._checkpointing)
         return norm
 
@@ -511,6 +525,8 @@ class Trainer:
         with torch.no_grad():
             for name, parameter in self._changing():
                 parameter.copy_(state["model"][name])
+        for one in self._sliced:
+            one.read()
         optimizer.load_state_dict(state["optimizer"])
         self.watch.restore(state["watch"])
         self.compute = state["compute"]  # another choice, or other micro-batches, would round otherwise
@@ -530,15 +546,26 @@ def _bytes(state: Any) -> int:
     return sum(_bytes(part) for part in parts)
 
 
-def _groups(model: Any, settings: Train, spans: Spans | None) -> list[dict[str, Any]]:
+def _groups(model: Any, settings: Train, sliced: Sequence[Sliced]) -> list[dict[str, Any]]:
     """Matrices decay; norms, embeddings and tensors that learn in part do not."""
     decay: list[torch.nn.Parameter] = []
-    rest: list[torch.nn.Parameter] = []
+    rest = [part for one in sliced for part in one.own]
+    apart = {id(one.whole) for one in sliced}
     for name, parameter in model.named_parameters():
-        if parameter.requires_grad:
-            whole = spans is None or spans[name] is None
-            (decay if whole and parameter.ndim == 2 and "embed" not in name else rest).append(parameter)
+        if parameter.requires_grad and id(parameter) not in apart:
+            (decay if parameter.ndim == 2 and "embed" not in name else rest).append(parameter)
     return [{"params": decay, "weight_decay": settings.weight_decay}, {"params": rest, "weight_decay": 0.0}]
+
+
+def take_moments(optimizer: torch.optim.Optimizer) -> None:
+    """AdamW's state before its first step: taken later it would come to lie between what each step takes and frees."""
+    if not isinstance(optimizer, torch.optim.AdamW):
+        return
+    for parameter in (one for group in optimizer.param_groups for one in group["params"]):
+        if parameter not in optimizer.state:
+            moments = {name: torch.zeros_like(parameter) for name in ("exp_avg", "exp_avg_sq")}
+            step = torch.zeros((), dtype=torch.float32, device=parameter.device)
+            optimizer.state[parameter] = {"step": step, **moments}
 
 
 def is_out_of_memory(error: Exception) -> bool:

@@ -20,7 +20,7 @@ from scaler_wizard.errors import ScalerError
 from scaler_wizard.estimate import TRIAL_STEPS, Tried, short
 from scaler_wizard.events import Evaluated, Failed, Step, WorkerEvent, worker_event
 from scaler_wizard.executors.local import start
-from scaler_wizard.grow import Operator, grow_program
+from scaler_wizard.grow import grow_program
 from scaler_wizard.phases import Estimate, Grow, Phase, Plan, Train
 from scaler_wizard.record import to_json
 from scaler_wizard.task import Task
@@ -35,13 +35,12 @@ NOTHING = Estimate(seconds=None, memory_bytes=None, disk_bytes=None, basis="a tr
 
 def try_out(plan: Plan, *, threads: int, memory_limit: int, told: Callable[[str], None]) -> tuple[Tried, ...]:
     """Three steps of every training of a plan that differs from the others. Raises ScalerError where one fails."""
-    operators = tuple(one for phase in plan.phases if isinstance(phase.change, Grow) for one in phase.change.operators)
     found: list[Tried] = []
     with tempfile.TemporaryDirectory(prefix="scaler-trial-") as scratch:
         for number, train in enumerate(_different(plan)):
             told(f"A trial of {TRIAL_STEPS} steps: {train.windows_per_step} windows of {train.window} tokens each ...")
-            room = _Room(Path(scratch) / str(number))
-            task = _task(plan, train, operators, room, threads=threads, memory_limit=memory_limit)
+            room = Path(scratch) / str(number)
+            task = training_task(plan, short(train), room, threads=threads, memory_limit=memory_limit)
             found.append(_tried(train, task, room))
     return tuple(found)
 
@@ -60,37 +59,25 @@ def _different(plan: Plan) -> Iterator[Train]:
             yield phase.change
 
 
-@dataclass(frozen=True)
-class _Room:
-    """Folders of one trial."""
-
-    folder: Path
-
-    def __truediv__(self, name: str) -> Path:
-        (self.folder / name).mkdir(parents=True, exist_ok=True)
-        return self.folder / name
-
-
-def _task(
-    plan: Plan, train: Train, operators: tuple[Operator, ...], room: _Room, *, threads: int, memory_limit: int
-) -> Task:
-    current = plan.base.folder
+def training_task(plan: Plan, train: Train, room: Path, *, threads: int, memory_limit: int) -> Task:
+    """A training of a plan by itself, in folders of its own under `room`, where the plan's model is grown first."""
+    operators = tuple(one for phase in plan.phases if isinstance(phase.change, Grow) for one in phase.change.operators)
+    current, staging, scratch = (room / name for name in ("grown", "staging", "scratch"))
+    for folder in (current, staging, scratch):
+        folder.mkdir(parents=True)
     if operators:
-        current = room / "grown"
         write(grow_program(read_architecture(plan.base.folder), operators, seed=plan.seed), current, seed=plan.seed)
         copy_companions(plan.base.folder, current)
     return Task(
         run_id="trial",
         trace_id="trial",
-        phase=Phase(
-            number=0, stage="P3", name="trial", title="trial", change=short(train), measure=None, estimate=NOTHING
-        ),
+        phase=Phase(number=0, stage="P3", name="trial", title="trial", change=train, measure=None, estimate=NOTHING),
         base=plan.base,
-        current=current,
-        staging=room / "staging",
-        scratch=room / "scratch",
+        current=current if operators else plan.base.folder,
+        staging=staging,
+        scratch=scratch,
         report=None,
-        run_folder=room.folder,
+        run_folder=room,
         data=plan.data,
         target_context=plan.context,
         baseline=None,
@@ -133,10 +120,10 @@ class _Clock:
         return max(LEAST_BAND, *((max(paces) - min(paces)) / max(paces) for paces in self.paces.values()))
 
 
-def _tried(train: Train, task: Task, room: _Room) -> Tried:
-    file, clock = room.folder / "task.json", _Clock(train.windows_per_step * train.window)
+def _tried(train: Train, task: Task, room: Path) -> Tried:
+    file, clock = room / "task.json", _Clock(train.windows_per_step * train.window)
     file.write_text(to_json(task), encoding="utf-8")
-    worker = start(file, room.folder / "worker.log", threads=task.threads)
+    worker = start(file, room / "worker.log", threads=task.threads)
     assert worker.stdout is not None
     for line in worker.stdout:
         event = worker_event.validate_json(line)

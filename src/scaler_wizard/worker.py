@@ -17,6 +17,7 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any, TextIO
 
+from scaler_wizard.ceiling import hand_back
 from scaler_wizard.errors import Full, ScalerError
 from scaler_wizard.events import Done, Failed, Note, Progress, Step, WorkerEvent
 from scaler_wizard.failpoints import reach
@@ -324,6 +325,7 @@ def measured(task: Task, lines: Lines, *, start: float = 0.0) -> Measurement | N
     if task.phase.measure is None:
         return None
     reach("measure.begun")
+    hand_back()
     tokenizer = load_tokenizer(task.staging)
     held_out = encode(load_corpus(task.data).heldout, tokenizer)
     return measure(

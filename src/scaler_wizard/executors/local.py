@@ -11,6 +11,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 WORKER = (sys.executable, "-m", "scaler_wizard.worker")
+SHAPES_KEPT = "16"
+"""Enough for a layer's own products; pieces of text have ever new lengths, so that more are hardly met again."""
 _PR_SET_PDEATHSIG = 1
 
 
@@ -22,6 +24,9 @@ def start(task: Path, log: Path, *, threads: int, command: Sequence[str] = WORKE
         # glibc gives large tensors back to the system at every free, and faults their pages in again at every step
         "MALLOC_MMAP_THRESHOLD_": str(2**30),
         "MALLOC_TRIM_THRESHOLD_": str(2**32),
+        # oneDNN and torch's layer over it keep half a MiB for each of the last 1,024 shapes that they multiplied
+        "ONEDNN_PRIMITIVE_CACHE_CAPACITY": SHAPES_KEPT,
+        "LRU_CACHE_CAPACITY": SHAPES_KEPT,
         "HF_HUB_OFFLINE": "1",
         "TOKENIZERS_PARALLELISM": "false",
         "PYTHONUNBUFFERED": "1",
