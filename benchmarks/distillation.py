@@ -8,7 +8,7 @@ SmolLM2-135M with adapters of rank 16 learns from SmolLM2-135M, one window a ste
 one writes with PEFT and transformers: teacher and student side by side under autocast, both with the logits of the
 whole window, torch's own divergence. `full` is that with our student, so that nothing but the divergence differs.
 `next token` learns from no teacher: no way of keeping one can be cheaper. Each way runs in a process of its own, in
-turns, with the worker's settings of malloc; the first step does not count. What the steps need beyond the loaded models
+turns, keeping memory as a worker does; the first step does not count. What the steps need beyond the loaded models
 is the largest resident memory of the steps alone (Linux). The gradient's cosine is taken at what the head reads, on a
 student that lacks one layer.
 """
@@ -195,8 +195,9 @@ def larger(folder: Path, times: int) -> str:
 
 def run(way: str, options: argparse.Namespace, cache: str, teacher: str) -> dict[str, Any]:
     """One way in a process of its own."""
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"}
-    environment |= {"MALLOC_MMAP_THRESHOLD_": str(2**30), "MALLOC_TRIM_THRESHOLD_": str(2**32)}
+    from scaler_wizard.executors.local import MEMORY
+
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE", **MEMORY}
     command = [sys.executable, "-c", CHILD, way, str(options.window), str(options.steps), cache, teacher]
     command += [options.compute, str(int(options.recompute))]
     answer = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)

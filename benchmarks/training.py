@@ -165,6 +165,7 @@ def write_text(file: Path, options: argparse.Namespace) -> None:
 
 def run(name: str, file: Path, options: argparse.Namespace) -> dict[str, Any]:
     """One contestant in a process of its own."""
+    from scaler_wizard.executors.local import MEMORY
     from scaler_wizard.models import resolve
 
     python = sys.executable if name == "ours" else str(options.peer)
@@ -174,7 +175,7 @@ def run(name: str, file: Path, options: argparse.Namespace) -> dict[str, Any]:
     arguments += [str(file.parent), options.compute]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE", "HF_HUB_OFFLINE": "1"}
     if name == "ours":  # as our worker is started
-        environment |= {"MALLOC_MMAP_THRESHOLD_": str(2**30), "MALLOC_TRIM_THRESHOLD_": str(2**32)}
+        environment |= MEMORY
     else:
         environment.pop("PYTHONPATH", None)
     command = [python, "-c", code, *arguments]

@@ -133,6 +133,7 @@ class _Distilled(torch.autograd.Function):  # type: ignore[misc]
                 grad_hidden[at] = (slope @ matrix).to(hidden.dtype)
             if grad_weight is not None:
                 grad_weight += slope.T @ rows[at]
+            del slope  # else it would stand beside the next piece's logits
         ctx.save_for_backward(grad_hidden, grad_weight)
         return total
 

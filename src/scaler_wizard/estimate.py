@@ -30,12 +30,18 @@ PROCESS_BYTES = 470 * 2**20
 """Resident memory of a worker before it loads a model: Python, torch and transformers, the text (measured)."""
 PROVED_TOKENS = 4 * 96
 """Tokens of the prompts whose logits are compared."""
-TEXT_BYTES = 60 * 2**20
-"""The text and its tokens, where a process trains."""
-KEPT_TIMES = 1.4
-"""Measured activations over those that the blocks' formulas name: casts, copies and gradients on their way."""
-LOSS_TOKENS = 256
-"""Tokens whose logits exist together in a training's loss."""
+TRAINER_BYTES = 480 * 2**20
+"""The same where it trains, with the text's tokens and its batches."""
+KEPT_WIDE, KEPT_NARROW = 1.35, 1.5
+"""Measured activations over those that the blocks' formulas name, in fp32 and in bfloat16: casts, copies, holes."""
+KEPT_FROZEN = 0.7
+"""Of them, where most layers are frozen: a frozen layer does not keep its input."""
+LOSS_TOKENS, LOSS_BYTES = 128, 16
+"""Tokens whose logits exist together in a training's loss, and bytes for each logit: its tables and their holes."""
+HEAD_BYTES = 8
+"""For each number of an embedding that learns and is the head as well: its gradient comes from two sides."""
+HOLES = 0.3
+"""Of the gradients' size: they come while activations go, and do not fit into every place that these leave."""
 NARROW_FROM = 256
 """Between a width of 128, where float32 trained faster, and of 576, where bfloat16 did (AVX512-bf16)."""
 STEP_SECONDS = 0.02
@@ -232,24 +238,37 @@ def rank_parameters(view: Blueprint) -> int:
 
 
 def training_bytes(view: Blueprint, train: Train, *, new: int | None = None) -> int:
-    """Peak memory of a training: weights, two moments, then activations with one piece of loss, or all gradients.
+    """Peak memory of a training: weights, moments, and the larger of activations with a piece of loss and gradients.
 
-    `new` is the number of parameters that learn where only new ones do; all of them where it is left out. Within 10 %
-    of eleven measured peaks (docs/log.md, benchmarks/fitting.py).
+    `new` is the number of parameters that learn where only new ones do; all of them where it is left out. Its constants
+    were fitted to trainings by real workers (docs/log.md, benchmarks/fitting.py).
     """
     size = 2 if narrow(view, train) else 4
-    head, learning = view.vocabulary * view.hidden, learning_parameters(view, train, new)
-    weights = 4 * view.parameters + (4 * learning if train.train == "lora" else 0)
-    state = 8 * learning + (4 + size) * head * (train.train in ("all", "norms"))
-    copies = 0 if size == 4 else 2 * (view.parameters if train.train == "all" else learning + head)
-    tokens = train.micro_batch * train.window
-    kept = layer_bytes(view, size, fused=train.train == "lora" and train.lora_kind != "dora") * (
-        2 if train.checkpointing else view.layers
-    )
-    kept += 4 * view.hidden * (2 + view.layers * train.checkpointing)
-    loss = min(LOSS_TOKENS, tokens) * view.vocabulary * (2 * size + 8)
-    passing = max(int(tokens * kept * KEPT_TIMES) + loss, 4 * learning)
-    return PROCESS_BYTES + TEXT_BYTES + weights + state + copies + passing
+    learning = learning_parameters(view, train, new)
+    gradients, block = 4 * learning, _block_bytes(view, train, size)
+    head = HEAD_BYTES * view.vocabulary * view.hidden * (train.train in ("all", "norms"))
+    kept = block * (2 if train.checkpointing else view.layers) + LOSS_TOKENS * view.vocabulary * LOSS_BYTES
+    kept += 4 * view.hidden * (2 + view.layers * train.checkpointing) * train.micro_batch * train.window
+    passing = max(kept + gradients * train.checkpointing, gradients + block) + int(HOLES * gradients)
+    trained = _weight_bytes(view, train, learning, size) + 8 * learning + head + passing
+    return TRAINER_BYTES + max(trained, (4 + 2) * view.parameters)  # at first in fp32, beside its file's pages
+
+
+def _weight_bytes(view: Blueprint, train: Train, learning: int, size: int) -> int:
+    """Weights, and what autocast keeps of those that learn. Tensors that are new in part stay whole in fp32."""
+    if train.train == "lora":
+        return view.parameters * (4 if train.lora_restarts else size) + 4 * learning
+    if train.train == "new":
+        return (4 if size == 4 else 5) * view.parameters + 4 * learning
+    return (view.parameters - learning) * size + (4 if size == 4 else 6) * learning
+
+
+def _block_bytes(view: Blueprint, train: Train, size: int) -> int:
+    """What one block keeps for the backward pass, measured."""
+    fused = train.train == "lora" and train.lora_kind != "dora"
+    times = KEPT_NARROW if size == 2 else KEPT_WIDE
+    part = KEPT_FROZEN if train.train in ("new", "norms") else 1.0
+    return int(train.micro_batch * train.window * layer_bytes(view, size, fused=fused) * times * part)
 
 
 def narrow(view: Blueprint, train: Train) -> bool:

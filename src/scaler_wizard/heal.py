@@ -98,6 +98,7 @@ def heal(task: Task, run: Conduct) -> dict[str, Any]:
     if (words := _what_questions_show(task)) is not None:
         run.emit(Note(text=words))
     before = [float(value) for value in _held_out(task.current, texts)]
+    hand_back()
     with _ceiling(task):
         grown = _train_arm(
             task, settings, texts, run, arm="grown", source=task.current, out=task.staging, compute=settings.compute

@@ -36,17 +36,13 @@ class _LinearCrossEntropy(torch.autograd.Function):  # type: ignore[misc]
         total, size = shares.new_zeros(()), CHUNK if hidden.device.type == "cpu" else GPU_CHUNK
         for at in range(0, len(targets), size):
             piece, goal, share = rows[at : at + size], targets[at : at + size], shares[at : at + size]
-            logits = functional.linear(piece, matrix)
-            bent = None if softcap is None else torch.tanh(logits.to(shares.dtype) / softcap)
-            log_p = functional.log_softmax(logits if bent is None else softcap * bent, dim=-1, dtype=shares.dtype)
-            total -= (log_p.gather(1, goal[:, None])[:, 0] * share).sum()
-            slope = log_p.exp_()
-            slope[torch.arange(len(goal), device=goal.device), goal] -= 1
-            slope = (slope if bent is None else slope.mul_(1 - bent * bent)).to(dtype)
+            loss, slope = _loss_and_slope(functional.linear(piece, matrix), goal, share, softcap)
+            total -= loss
             if grad_hidden is not None:
                 grad_hidden[at : at + size] = (slope @ matrix) * share[:, None]
             if grad_weight is not None:
                 grad_weight += slope.T @ (piece * share[:, None].to(dtype))
+            del slope  # else it would stand beside the next piece's logits
         ctx.save_for_backward(grad_hidden, grad_weight)
         return total
 
@@ -55,6 +51,18 @@ class _LinearCrossEntropy(torch.autograd.Function):  # type: ignore[misc]
         grad_hidden, grad_weight = ctx.saved_tensors
         scale = [None if found is None else found.mul_(grad) for found in (grad_hidden, grad_weight)]
         return scale[0], scale[1], None, None, None, None
+
+
+def _loss_and_slope(
+    logits: torch.Tensor, goal: torch.Tensor, share: torch.Tensor, softcap: float | None
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Weighted sum of the log-probabilities of `goal` (n,); the loss's slope by the logits, unweighted."""
+    bent = None if softcap is None else torch.tanh(logits.to(share.dtype) / softcap)
+    log_p = functional.log_softmax(logits if bent is None else softcap * bent, dim=-1, dtype=share.dtype)
+    found = (log_p.gather(1, goal[:, None])[:, 0] * share).sum()
+    slope = log_p.exp_()
+    slope[torch.arange(len(goal), device=goal.device), goal] -= 1
+    return found, (slope if bent is None else slope.mul_(1 - bent * bent)).to(logits.dtype)
 
 
 def linear_cross_entropy(

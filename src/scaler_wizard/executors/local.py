@@ -11,8 +11,17 @@ from collections.abc import Sequence
 from pathlib import Path
 
 WORKER = (sys.executable, "-m", "scaler_wizard.worker")
-SHAPES_KEPT = "16"
-"""Enough for a layer's own products; pieces of text have ever new lengths, so that more are hardly met again."""
+MEMORY = {
+    # glibc gives large tensors back to the system at every free, and faults their pages in again at every step; only
+    # the few of 64 MiB and more are mapped by themselves: among the others they would leave holes of their size
+    "MALLOC_MMAP_THRESHOLD_": str(2**26),
+    "MALLOC_TRIM_THRESHOLD_": str(2**32),
+    # oneDNN and torch's layer over it keep half a MiB for each of the last 1,024 shapes that they multiplied; this is
+    # enough for a layer's own products, and pieces of text have ever new lengths
+    "ONEDNN_PRIMITIVE_CACHE_CAPACITY": "16",
+    "LRU_CACHE_CAPACITY": "16",
+}
+"""How a worker's process keeps memory."""
 _PR_SET_PDEATHSIG = 1
 
 
@@ -21,12 +30,7 @@ def start(task: Path, log: Path, *, threads: int, command: Sequence[str] = WORKE
     environment = os.environ | {
         "OMP_NUM_THREADS": str(threads),
         "OMP_WAIT_POLICY": "PASSIVE",  # spinning threads made steps several times slower on a busy machine
-        # glibc gives large tensors back to the system at every free, and faults their pages in again at every step
-        "MALLOC_MMAP_THRESHOLD_": str(2**30),
-        "MALLOC_TRIM_THRESHOLD_": str(2**32),
-        # oneDNN and torch's layer over it keep half a MiB for each of the last 1,024 shapes that they multiplied
-        "ONEDNN_PRIMITIVE_CACHE_CAPACITY": SHAPES_KEPT,
-        "LRU_CACHE_CAPACITY": SHAPES_KEPT,
+        **MEMORY,
         "HF_HUB_OFFLINE": "1",
         "TOKENIZERS_PARALLELISM": "false",
         "PYTHONUNBUFFERED": "1",
