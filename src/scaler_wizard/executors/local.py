@@ -18,8 +18,8 @@ MEMORY = {
     "MALLOC_TRIM_THRESHOLD_": str(2**32),
     # oneDNN and torch's layer over it keep half a MiB for each of the last 1,024 shapes that they multiplied; this is
     # enough for a layer's own products, and pieces of text have ever new lengths
-    "ONEDNN_PRIMITIVE_CACHE_CAPACITY": "16",
-    "LRU_CACHE_CAPACITY": "16",
+    "ONEDNN_PRIMITIVE_CACHE_CAPACITY": "32",
+    "LRU_CACHE_CAPACITY": "32",
 }
 """How a worker's process keeps memory."""
 _PR_SET_PDEATHSIG = 1
