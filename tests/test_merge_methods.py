@@ -30,8 +30,9 @@ from tiny_models import FAMILIES, load, make
 
 Matrix = reference.Matrix
 Reference = Callable[[Matrix, list[Matrix], str], Matrix]
-LARGEST_SHARE = 0.0005
-"""Of elements that may differ from the rounded fp64 reference."""
+LARGEST_SHARE = 0.001
+"""Of elements that may differ from the rounded fp64 reference: sums of three in fp32 lie across a midpoint of bfloat16
+in one of 2,000. The data's last bits, and so the very number, differ between processors."""
 BIG = {"hidden_size": 96, "intermediate_size": 160, "vocab_size": 256, "head_dim": 24}
 
 
