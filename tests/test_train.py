@@ -17,6 +17,7 @@ from scaler_wizard.lora import add_lora, merge_lora
 from scaler_wizard.metrics import Probe
 from scaler_wizard.phases import Train
 from scaler_wizard.recipe import Breaker
+from scaler_wizard.slices import Sliced
 from scaler_wizard.snapshots import Snapshot, newest_sound, snapshots
 from scaler_wizard.train import Interrupted, Trainer, Tripped
 from tiny_models import load, make
@@ -258,19 +259,55 @@ def test_recomputed_activations_give_the_same_training(room: Room) -> None:
     assert plain == pytest.approx(again, rel=1e-5)
 
 
+IN_PART: dict[str, Any] = {
+    "model.layers.1.mlp.gate_proj.weight": ((0, 40, 48),),
+    "model.layers.1.mlp.down_proj.weight": ((1, 40, 48),),
+    "model.layers.2.self_attn.q_proj.weight": None,
+}
+
+
+def test_a_training_of_new_rows_and_columns_is_resumed_bitwise(room: Room) -> None:
+    states = []
+    for stops in ((9,), (4, 9)):
+        forget(room)
+        for stop in stops:
+            with pytest.raises(Interrupted):
+                room.trainer(settings(), spans=IN_PART, stop_after=stop).run()
+        states.append(torch.load(newest(room).file, weights_only=True))
+    assert same(states[0], states[1])
+    moments = [one["exp_avg"].shape for one in states[0]["optimizer"]["state"].values()]
+    assert sorted(tuple(shape) for shape in moments)[:2] == [(8, 32), (32, 8)]
+
+
+def test_memory_that_runs_out_on_the_way_into_a_slice_changes_no_step(
+    room: Room, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    smaller = room.trainer(settings(steps=2, micro_batch=2), spans=IN_PART)
+    smaller.run()
+    forget(room)
+    take, failed = Sliced._take, []
+
+    def fails_once(self: Sliced, whole: torch.Tensor) -> None:
+        if not failed:
+            failed.append(whole)
+            raise RuntimeError("not enough memory")
+        take(self, whole)
+
+    monkeypatch.setattr(Sliced, "_take", fails_once)
+    retreated = room.trainer(settings(steps=2, micro_batch=4), spans=IN_PART)
+    retreated.run()
+    assert failed and room.told(Note)[-1].text.startswith("Memory ran out")
+    assert same(weights(retreated.model), weights(smaller.model))
+
+
 def test_only_the_new_rows_and_columns_change_even_under_weight_decay(room: Room) -> None:
-    spans = {
-        "model.layers.1.mlp.gate_proj.weight": ((0, 40, 48),),
-        "model.layers.1.mlp.down_proj.weight": ((1, 40, 48),),
-        "model.layers.2.self_attn.q_proj.weight": None,
-    }
-    trainer = room.trainer(settings(weight_decay=0.5), spans=spans)
+    trainer = room.trainer(settings(weight_decay=0.5), spans=IN_PART)
     before = weights(trainer.model)
     trainer.run()
     after = weights(trainer.model)
     changed = {name for name in before if not torch.equal(before[name], after[name])}
-    assert changed == spans.keys()
-    gate, down, _ = spans
+    assert changed == IN_PART.keys()
+    gate, down, _ = IN_PART
     assert torch.equal(before[gate][:40], after[gate][:40]) and not torch.equal(before[gate][40:], after[gate][40:])
     assert torch.equal(before[down][:, :40], after[down][:, :40])
     assert not torch.equal(before[down][:, 40:], after[down][:, 40:])

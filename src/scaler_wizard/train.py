@@ -330,6 +330,8 @@ class Trainer:
         """No gradients; where memory is short these keep their places, else they come to lie between large tensors."""
         for parameter in self._own():
             parameter.grad = torch.zeros_like(parameter) if self._checkpointing else None
+        for one in self._sliced:
+            one.whole.grad = None  # left there where memory ran out on its way into the slices
 
     def _write(self) -> None:
         for one in self._sliced:
