@@ -32,6 +32,8 @@ PROVED_TOKENS = 4 * 96
 """Tokens of the prompts whose logits are compared."""
 TRAINER_BYTES = 490 * 2**20
 """The same where it trains, with the text's tokens and its batches."""
+SHAPES_BYTES = 24 * 2**20
+"""That oneDNN keeps of the shapes that it multiplied in bfloat16, beside what the constant above holds (measured)."""
 KEPT_WIDE, KEPT_NARROW = 1.35, 1.5
 """Measured activations over those that the blocks' formulas name, in fp32 and in bfloat16: casts, copies, holes."""
 KEPT_FROZEN = 0.7
@@ -251,7 +253,8 @@ def training_bytes(view: Blueprint, train: Train, *, new: int | None = None) -> 
     kept += 4 * view.hidden * (2 + view.layers * train.checkpointing) * train.micro_batch * train.window
     passing = max(kept + gradients * train.checkpointing, gradients + block) + int(HOLES * gradients)
     trained = _weight_bytes(view, train, learning, size) + 8 * learning + head + passing
-    return TRAINER_BYTES + max(trained, (4 + 2) * view.parameters)  # at first in fp32, beside its file's pages
+    shapes = SHAPES_BYTES if size == 2 else 0
+    return TRAINER_BYTES + shapes + max(trained, (4 + 2) * view.parameters)  # at first in fp32, beside its file's pages
 
 
 def _weight_bytes(view: Blueprint, train: Train, learning: int, size: int) -> int:
