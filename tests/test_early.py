@@ -86,7 +86,7 @@ def test_where_memory_is_short_windows_are_shortened_unless_the_recipe_names_one
     free = healed(heal=heal)
     tight = healed(limits={"memory": healing_bytes(base, base, named) - 1}, heal=heal)
     assert free.window == 256 and not free.checkpointing
-    assert tight.window == 128
+    assert tight.window == 128 and tight.micro_batch == 1
     assert tight.windows_per_step * tight.window == free.windows_per_step * free.window
 
 

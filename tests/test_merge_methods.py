@@ -30,9 +30,10 @@ from tiny_models import FAMILIES, load, make
 
 Matrix = reference.Matrix
 Reference = Callable[[Matrix, list[Matrix], str], Matrix]
-LARGEST_SHARE = 0.001
-"""Of elements that may differ from the rounded fp64 reference: sums of three in fp32 lie across a midpoint of bfloat16
-in one of 2,000. The data's last bits, and so the very number, differ between processors."""
+LARGEST_SHARE = 0.0005
+"""Of elements that may differ from the rounded fp64 reference."""
+FP64_NOISE = 1e-12
+"""Of a number: fp64 cannot tell on which side of a midpoint of bfloat16 the exact sum lies; both roundings will do."""
 BIG = {"hidden_size": 96, "intermediate_size": 160, "vocab_size": 256, "head_dim": 24}
 
 
@@ -189,9 +190,10 @@ def test_a_method_is_its_fp64_reference_rounded_once(family: dict[str, Path], tm
     base, models = tensors(family["base"]), [tensors(family[name]) for name in "abc"[: len(each)]]
     differ = undecided = 0
     for name, ours in found.items():
-        wanted = reference.bf16(expected(base[name], [model[name] for model in models], name))
-        undecided += np.count_nonzero(np.isnan(wanted))
-        differ += np.count_nonzero((ours != wanted) & ~np.isnan(wanted))
+        exact = expected(base[name], [model[name] for model in models], name)
+        either = [ours == reference.bf16(exact * factor) for factor in (1 - FP64_NOISE, 1 + FP64_NOISE)]
+        undecided += np.count_nonzero(np.isnan(exact))
+        differ += np.count_nonzero(~(either[0] | either[1]) & ~np.isnan(exact))
     elements = sum(value.size for value in base.values())
     assert differ <= LARGEST_SHARE * elements
     assert undecided <= 0.002 * elements  # two weighted changes that cancel

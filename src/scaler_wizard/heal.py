@@ -90,6 +90,17 @@ class ArmResult:
     """Rank of the adapter at each matrix; empty where none were trained."""
 
 
+@dataclass(frozen=True)
+class Assignment:
+    """Where one arm comes from and goes."""
+
+    arm: Arm
+    source: Path
+    out: Path
+    compute: str
+    """Type of its matrix products, or `auto`."""
+
+
 def heal(task: Task, run: Conduct) -> dict[str, Any]:
     """Train both arms; the grown one is staged; returns the evidence for the gate."""
     settings = task.phase.change
@@ -101,7 +112,7 @@ def heal(task: Task, run: Conduct) -> dict[str, Any]:
     hand_back()
     with _ceiling(task):
         grown = _train_arm(
-            task, settings, texts, run, arm="grown", source=task.current, out=task.staging, compute=settings.compute
+            task, settings, texts, run, Assignment("grown", task.current, task.staging, settings.compute)
         )
         control = _compared(task, settings, texts, run, compute=grown.compute) if settings.control else None
     gain = None
@@ -181,7 +192,7 @@ def _control(task: Task, settings: Train, texts: Texts, run: Conduct, *, compute
     source, out = task.scratch / "control-base", task.scratch / "control"
     control_base(task.base.folder, task.current, source, link=task.owns(task.base.folder))
     out.mkdir(exist_ok=True)
-    return _train_arm(task, settings, texts, run, arm="control", source=source, out=out, compute=compute)
+    return _train_arm(task, settings, texts, run, Assignment("control", source, out, compute))
 
 
 def control_base(base: Path, current: Path, folder: Path, *, link: bool) -> None:
@@ -207,50 +218,30 @@ def _summary(arm: ArmResult) -> dict[str, Any]:
     }
 
 
-def _train_arm(
-    task: Task,
-    settings: Train,
-    texts: Texts,
-    run: Conduct,
-    *,
-    arm: Arm,
-    source: Path,
-    out: Path,
-    compute: str,
-) -> ArmResult:
-    """Train one arm from `source`, write it to `out`, measure it there; a finished arm is not trained again."""
-    done = task.scratch / f"{arm}.json"
+def _train_arm(task: Task, settings: Train, texts: Texts, run: Conduct, given: Assignment) -> ArmResult:
+    """Train one arm, write it, measure what was written; a finished arm is not trained again."""
+    done = task.scratch / f"{given.arm}.json"
     if done.exists():
         return ArmResult(**json.loads(done.read_text(encoding="utf-8")))
     begun = time.monotonic()
-    learnt = _learn(task, settings, texts, run, arm=arm, source=source, out=out, compute=compute)
+    learnt = _learn(task, settings, texts, run, given)
     gc.collect()
     hand_back()
-    read = [float(value) for value in _held_out(out, texts)]
+    read = [float(value) for value in _held_out(given.out, texts)]
     result = learnt(nll_by_window=read, seconds=time.monotonic() - begun)
     write_whole(done, json.dumps(vars(result)))
     reach("arm.noted")
     return result
 
 
-def _learn(
-    task: Task,
-    settings: Train,
-    texts: Texts,
-    run: Conduct,
-    *,
-    arm: Arm,
-    source: Path,
-    out: Path,
-    compute: str,
-) -> Callable[..., ArmResult]:
+def _learn(task: Task, settings: Train, texts: Texts, run: Conduct, given: Assignment) -> Callable[..., ArmResult]:
     """Train and write; what is known before the written model is read. Nothing of the training stays in memory."""
     import torch
 
     from scaler_wizard.batches import text_of
     from scaler_wizard.train import Trainer
 
-    model, spans = _learner(task, settings, arm, source, texts)
+    model, spans = _learner(task, settings, given.arm, given.source, texts)
     tokenizer = load_tokenizer(task.current)
     trainer = Trainer(
         model=model,
@@ -269,11 +260,11 @@ def _learn(
         scratch=task.scratch,
         should_stop=run.should_stop,
         seed=task.seed,
-        compute=None if compute == "auto" else getattr(torch, compute),
-        arm=arm,
+        compute=None if given.compute == "auto" else getattr(torch, given.compute),
+        arm=given.arm,
         spans=spans,
         teacher=(teacher := _teacher(task, settings, tokenizer)),
-        imitation=_imitation(teacher, model, arm),
+        imitation=_imitation(teacher, model, given.arm),
         quiz=_quiz(task, tokenizer),
         until=_until(task),
     )
@@ -284,15 +275,20 @@ def _learn(
         run.emit(Note(text=teacher.account()))
     ranks = adapter_ranks(model)
     if settings.lora_base == "nf4":
-        whole = load_model(source, dtype="float32")
+        whole = load_model(given.source, dtype="float32")
         model = moved_lora(model, whole, rank=settings.lora_rank, seed=task.seed, kind=settings.lora_kind)
-    if arm == "grown" and settings.train == "lora" and not settings.lora_restarts and settings.lora_kind != "pissa":
-        save_lora(model, out / ADAPTER, base=str(source))
-    save_model(_stock(model, texts), out, like=source)
+    if (
+        given.arm == "grown"
+        and settings.train == "lora"
+        and not settings.lora_restarts
+        and settings.lora_kind != "pissa"
+    ):
+        save_lora(model, given.out / ADAPTER, base=str(given.source))
+    save_model(_stock(model, texts), given.out, like=given.source)
     reach("arm.saved")
     return partial(
         ArmResult,
-        parameters=read_architecture(out).parameters,
+        parameters=read_architecture(given.out).parameters,
         tokens=history.step * settings.windows_per_step * settings.window,
         compute=str(trainer.compute).removeprefix("torch."),
         ranks=ranks,
