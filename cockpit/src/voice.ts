@@ -28,6 +28,21 @@ function voiceFor(speech: SpeechSynthesis, language: Language): SpeechSynthesisV
   return fitting.find((voice) => voice.localService) ?? fitting[0];
 }
 
+/** Three dots: eSpeak gives them sound that is silence. At a full stop it gives none, and stays asleep. */
+const SILENCE = "…";
+
+/** Say silence once: a synthesiser takes a second to open its sound, and the first alert shall not wait for that. */
+export function wake(language: Language): void {
+  const speech = window.speechSynthesis;
+  const said = new SpeechSynthesisUtterance(SILENCE);
+  Object.assign(said, { volume: 0, lang: language, voice: voiceFor(speech, language) ?? null });
+  said.onerror = ({ error }) => {
+    // Some browsers let no page speak before it is touched.
+    if (error === "not-allowed") addEventListener("pointerdown", () => wake(language), { once: true });
+  };
+  speech.speak(said);
+}
+
 /** Speak, then call `end` once; the returned function stops at once. */
 export function speak(sentence: string, language: Language, level: Level, end: () => void): () => void {
   const speech = window.speechSynthesis;
@@ -43,6 +58,7 @@ export function speak(sentence: string, language: Language, level: Level, end: (
   const stuck = setTimeout(finish, STUCK_MS);
   said.onend = finish;
   said.onerror = finish;
+  if (speech.speaking) speech.cancel(); // the silence that wakes is not waited for
   speech.speak(said);
   return () => {
     over = true;

@@ -182,7 +182,8 @@ RECORDER = """
     window.SpeechSynthesisUtterance = Said;
     const voices = ["en-US", "pt-BR", "es-ES", "fr-FR", "de-DE", "zh-CN"].map(lang => ({ lang, localService: true }));
     const speech = { getVoices: () => voices, addEventListener() {}, cancel() {}, speak(said) {
-      window.spoken.push({ text: said.text, rate: said.rate, lang: said.voice.lang, at: Date.now() });
+      if (said.volume !== 0) // silence wakes a voice
+        window.spoken.push({ text: said.text, rate: said.rate, lang: said.voice.lang, at: Date.now() });
       setTimeout(() => said.onend?.(), 300); } };
     Object.defineProperty(window, "speechSynthesis", { value: speech });
 """

@@ -3,7 +3,7 @@ import { useCallback, useEffect, useReducer, useRef, useState } from "react";
 import { type Alert, type Alerts, type Happening, next, quiet } from "../alerts";
 import type { Said } from "../flight";
 import type { Settings } from "../settings";
-import { canSpeak as speechFor, speak } from "../voice";
+import { canSpeak as speechFor, speak, wake } from "../voice";
 import { type Words, useWords } from "../words";
 import { Icon } from "./Icon";
 
@@ -28,6 +28,10 @@ export function useTelling(settings: Settings, words: Words): Telling {
     const timer = setInterval(() => happen({ kind: "tick", now: now() }), 500);
     return () => clearInterval(timer);
   }, []);
+  const wanted = speech === true && settings.voice && !settings.reader;
+  useEffect(() => {
+    if (wanted) wake(heard.current.words.language);
+  }, [wanted]);
   useSpeech(alerts, happen, words);
 
   const arrive = useCallback((said: Said) => {
