@@ -17,6 +17,8 @@ from typing import Any
 import torch
 from torch.nn.functional import scaled_dot_product_attention
 
+from scaler_wizard.tiles import attend_by_tiles
+
 NAME = "by_piece"
 VARLEN = "torch.nn.attention.varlen"
 
@@ -152,6 +154,9 @@ def _causal(
     """Each of (pieces, heads, tokens, dim) by itself."""
     length, grouped = query.shape[2], query.shape[1] != key.shape[1]
     windowed = window is not None and window < length
+    if softcap is None and _computes_bfloat16(query):
+        parts = [part.to(torch.bfloat16) for part in (query, key, value)]
+        return attend_by_tiles(*parts, scaling=scaling or query.shape[-1] ** -0.5, window=window if windowed else None)
     if softcap is None and not windowed:
         return scaled_dot_product_attention(query, key, value, is_causal=True, scale=scaling, enable_gqa=grouped)
     allowed = torch.ones(length, length, dtype=torch.bool, device=query.device).tril()
@@ -160,6 +165,14 @@ def _causal(
     if softcap is None:
         return scaled_dot_product_attention(query, key, value, attn_mask=allowed, scale=scaling, enable_gqa=grouped)
     return _capped(query, key, value, allowed, scaling=scaling, softcap=softcap)
+
+
+def _computes_bfloat16(query: torch.Tensor) -> bool:
+    """Whether products are made in bfloat16 on a processor, where tiles are faster than torch's own kernel."""
+    if query.device.type != "cpu":
+        return False
+    products = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else query.dtype
+    return bool(products == torch.bfloat16)
 
 
 def _capped(
