@@ -217,6 +217,7 @@ def carried_out(task: Any, folder: Path) -> tuple[int, float]:
     """Largest resident bytes of the worker's own image, and its wall seconds."""
     from scaler_wizard.executors.local import start
     from scaler_wizard.record import to_json
+    from scaler_wizard.usage import high_water
 
     file, peak, begun = folder / "task.json", 0, time.monotonic()
     file.write_text(to_json(task), encoding="utf-8")
@@ -224,19 +225,10 @@ def carried_out(task: Any, folder: Path) -> tuple[int, float]:
     assert worker.stdout is not None
     said = ""
     for line in worker.stdout:
-        said, peak = line, max(peak, high_water(worker.pid))
+        said, peak = line, max(peak, high_water(worker.pid) or 0)
     if worker.wait():
         raise SystemExit(f"{folder}: {said}")
     return peak, time.monotonic() - begun
-
-
-def high_water(process: int) -> int:
-    """Largest resident bytes so far; 0 where the process has ended."""
-    try:
-        lines = Path(f"/proc/{process}/status").read_text().splitlines()
-    except OSError:
-        return 0
-    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM")), 0)
 
 
 if __name__ == "__main__":

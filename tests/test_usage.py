@@ -34,3 +34,16 @@ def test_children_of_children_count_wherever_their_list_comes_from(kept: bool, m
         parent.wait()
     assert usage.Meter(parent.pid).ram() == 0
     assert usage._descendants(parent.pid) == []
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="read from /proc")
+def test_a_childs_high_water_is_its_own_programs_and_gone_with_it() -> None:
+    parents = b"1" * 300 * 2**20
+    child = subprocess.Popen([sys.executable, "-c", "some = b'1' * 80 * 2**20; input()"], stdin=subprocess.PIPE)
+    patience = time.monotonic() + 20
+    while (usage.high_water(child.pid) or 0) < 80 * 2**20:
+        assert time.monotonic() < patience
+        time.sleep(0.01)
+    assert (usage.high_water(child.pid) or 0) < 200 * 2**20 < len(parents)
+    child.communicate(b"\n")
+    assert usage.high_water(child.pid) is None

@@ -24,6 +24,7 @@ from scaler_wizard.grow import grow_program
 from scaler_wizard.phases import Estimate, Grow, Phase, Plan, Train
 from scaler_wizard.record import to_json
 from scaler_wizard.task import Task
+from scaler_wizard.usage import high_water
 from scaler_wizard.weights import copy_companions, write
 
 LEAST_BAND = 0.1
@@ -123,10 +124,10 @@ class _Clock:
 def _tried(train: Train, task: Task, room: Path) -> Tried:
     file, clock = room / "task.json", _Clock(train.windows_per_step * train.window)
     file.write_text(to_json(task), encoding="utf-8")
-    worker = start(file, room / "worker.log", threads=task.threads)
+    worker, largest = start(file, room / "worker.log", threads=task.threads), 0
     assert worker.stdout is not None
     for line in worker.stdout:
-        event = worker_event.validate_json(line)
+        event, largest = worker_event.validate_json(line), max(largest, high_water(worker.pid) or 0)
         if isinstance(event, Failed):
             worker.wait()
             raise ScalerError(f"the trial failed: {event.wrong}", event.cure)
@@ -140,6 +141,6 @@ def _tried(train: Train, task: Task, room: Path) -> Tried:
         seconds=time.monotonic() - clock.begun,
         step_seconds=clock.step_seconds,
         token_seconds=sum(clock.reading) / (len(clock.reading) * short(train).evaluate_tokens),
-        memory_bytes=used.ru_maxrss * (1 if sys.platform == "darwin" else 1024),
+        memory_bytes=largest or used.ru_maxrss * (1 if sys.platform == "darwin" else 1024),
         band=clock.band,
     )

@@ -27,6 +27,18 @@ class Used:
     """Processor time since the process began, its children's included."""
 
 
+def high_water(pid: int) -> int | None:
+    """The most memory that was resident in a process since its program began (Linux); None elsewhere or afterwards.
+
+    What `wait4` tells includes the time before exec, when a child still was as large as its parent.
+    """
+    try:
+        lines = Path(f"/proc/{pid}/status").read_text(encoding="ascii", errors="replace").splitlines()
+    except OSError:
+        return None
+    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM:")), None)
+
+
 class Meter:
     """Looks at one process tree, again and again."""
 

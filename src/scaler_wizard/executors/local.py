@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import ctypes
 import os
-import signal
 import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+
+from scaler_wizard.tied import die_with_parent
 
 WORKER = (sys.executable, "-m", "scaler_wizard.worker")
 MEMORY = {
@@ -22,7 +22,6 @@ MEMORY = {
     "LRU_CACHE_CAPACITY": "32",
 }
 """How a worker's process keeps memory."""
-_PR_SET_PDEATHSIG = 1
 
 
 def start(task: Path, log: Path, *, threads: int, command: Sequence[str] = WORKER) -> subprocess.Popen[str]:
@@ -50,5 +49,5 @@ def start(task: Path, log: Path, *, threads: int, command: Sequence[str] = WORKE
 
 def _tie_to_parent() -> None:
     """In the child: end when the parent dies, be the first to go when memory runs out."""
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    die_with_parent()
     Path("/proc/self/oom_score_adj").write_text("500", encoding="ascii")

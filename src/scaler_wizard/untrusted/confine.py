@@ -5,16 +5,16 @@ from __future__ import annotations
 import ctypes
 import os
 import resource
-import signal
 import subprocess
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from scaler_wizard.errors import ScalerError
+from scaler_wizard.tied import die_with_parent
 
 _NEW_USER, _NEW_NETWORK = 0x10000000, 0x40000000  # CLONE_NEWUSER, CLONE_NEWNET of unshare(2)
-_PR_SET_PDEATHSIG, _PR_SET_NO_NEW_PRIVILEGES = 1, 38
+_PR_SET_NO_NEW_PRIVILEGES = 38
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ def _confine(bounds: Bounds) -> None:
     if libc.unshare(_NEW_USER | _NEW_NETWORK) != 0:
         raise OSError(ctypes.get_errno(), "no network namespace")
     libc.prctl(_PR_SET_NO_NEW_PRIVILEGES, 1, 0, 0, 0)
-    libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    die_with_parent()
     for kind, most in (
         (resource.RLIMIT_CPU, bounds.cpu_seconds),
         (resource.RLIMIT_AS, bounds.memory_bytes),

@@ -6,7 +6,6 @@ each cost more than a second processor gave (two threads took twice the processo
 
 from __future__ import annotations
 
-import ctypes
 import gc
 import multiprocessing
 import os
@@ -20,11 +19,11 @@ from multiprocessing.context import ForkProcess
 from typing import TypeVar
 
 from scaler_wizard.errors import ScalerError
+from scaler_wizard.tied import die_with_parent
 
 Item = TypeVar("Item")
 PROCESSES = min(2, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
 """Two keep up with most disks."""
-_PR_SET_PDEATHSIG = 1
 _END = -1
 """A helper's word that its share is done."""
 
@@ -117,7 +116,7 @@ def _help(
     """In the forked process: it dies with its parent, and what goes wrong is said there."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     gc.disable()  # a collection writes into every object, and so copies every page that is shared with the parent
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    die_with_parent()
     if os.getppid() != parent:
         return
     try:
