@@ -65,12 +65,13 @@ def test_what_trains_follows_from_the_estimate() -> None:
     for limit in (2 * GIB, 8 * GIB, 24 * GIB, 80 * GIB):
         shapes = {name: shape for name, *shape in doctor.SHAPES}
         order = list(shapes)
-        for window, name in largest_trained(limit):
-            assert training_bytes(doctor._llama(shapes[name]), doctor._adapters(window)) <= limit
+        for window, name in largest_trained(limit, has_bfloat16=True):
+            assert training_bytes(doctor._llama(shapes[name]), doctor._adapters(window, "bfloat16")) <= limit
             for larger in order[order.index(name) + 1 :]:
-                assert training_bytes(doctor._llama(shapes[larger]), doctor._adapters(window)) > limit
-    assert largest_trained(GIB // 2) == []
-    assert dict(largest_trained(80 * GIB)) != dict(largest_trained(8 * GIB))
+                assert training_bytes(doctor._llama(shapes[larger]), doctor._adapters(window, "bfloat16")) > limit
+    assert largest_trained(GIB // 2, has_bfloat16=True) == []
+    much, little, wide = (largest_trained(size * GIB, has_bfloat16=fast) for size, fast in ((80, 1), (8, 1), (8, 0)))
+    assert dict(much) != dict(little) != dict(wide)
 
 
 def test_the_build_of_torch_is_read_without_importing_it() -> None:

@@ -6,6 +6,7 @@ import pytest
 from scaler_wizard.architecture import Architecture, Blueprint, read_architecture
 from scaler_wizard.estimate import (
     adapter_rank,
+    expected_compute,
     fitted,
     healing_bytes,
     rank_parameters,
@@ -13,6 +14,7 @@ from scaler_wizard.estimate import (
     spreads,
     training_bytes,
 )
+from scaler_wizard.hardware import Hardware
 from scaler_wizard.phases import Train
 from tiny_models import make
 
@@ -47,6 +49,18 @@ def test_what_learns_less_needs_less(view: Architecture) -> None:
         training_bytes(view, train()),
     )
     assert adapters < new < whole
+
+
+def test_bfloat16_is_expected_only_where_the_processor_is_made_for_it(view: Architecture) -> None:
+    """Elsewhere float32 is faster, and takes more memory."""
+    plain = {"cpus": 2, "ram_bytes": 2**34, "ram_basis": "", "free_bytes": 2**33, "gpu": None, "vram_bytes": None}
+    old, new = (
+        Hardware(**plain, disk_free_bytes=2**40, instructions=names) for names in (("AVX512",), ("AVX512-bf16",))
+    )
+    assert expected_compute(view, old) == "float32"
+    assert expected_compute(view, new) == "bfloat16"
+    wide, narrow = (training_bytes(view, train(expects=expected_compute(view, one))) for one in (old, new))
+    assert narrow < wide == training_bytes(view, train(expects="bfloat16", compute="float32"))
 
 
 def test_the_control_of_new_parameters_learns_whole_and_counts(view: Architecture) -> None:

@@ -364,6 +364,12 @@ def test_no_field_of_a_recipe_is_lost_on_the_way_through_the_wizard(name: str) -
     assert ours == Recipe.read({"model": "embedded", **fields}, name)
 
 
+@pytest.mark.parametrize("train", ["new", "lora", "norms", "all"])
+def test_whatever_a_recipe_may_train_the_wizard_may_too(train: str) -> None:
+    fields = {"model": "embedded", "parameters": "1.5x", "heal": {"train": train}}
+    assert recipe_fields(wish_of(Said(text="", model="embedded"), fields))["heal"] == {"train": train}
+
+
 @pytest.mark.parametrize(
     "more",
     [

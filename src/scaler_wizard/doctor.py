@@ -191,7 +191,7 @@ def _version(name: str) -> str | None:
 
 def _meaning(machine: Hardware) -> Iterator[Finding]:
     limit = int((machine.vram_bytes or machine.ram_bytes) * Contract().memory_share)
-    trained = largest_trained(limit)
+    trained = largest_trained(limit, has_bfloat16=machine.has_bfloat16)
     if trained:
         words = "; ".join(f"up to {name} at {window // 1024}K" for window, name in trained)
         yield Finding(True, "training", f"adapters (LoRA) for models {words}, one window at a time, by estimate")
@@ -204,11 +204,12 @@ def _meaning(machine: Hardware) -> Iterator[Finding]:
     )
 
 
-def largest_trained(limit: int) -> list[tuple[int, str]]:
+def largest_trained(limit: int, *, has_bfloat16: bool) -> list[tuple[int, str]]:
     """(window, size): the largest Llama-type model whose adapters train in `limit` bytes, by the plan's estimate."""
-    found = []
+    found, compute = [], "bfloat16" if has_bfloat16 else "float32"
     for window in WINDOWS:
-        fitting = [name for name, *shape in SHAPES if training_bytes(_llama(shape), _adapters(window)) <= limit]
+        train = _adapters(window, compute)
+        fitting = [name for name, *shape in SHAPES if training_bytes(_llama(shape), train) <= limit]
         if fitting:
             found.append((window, fitting[-1]))
     return found
@@ -220,9 +221,9 @@ def _llama(shape: Sequence[int]) -> Blueprint:
     return Blueprint({"model_type": "llama", **config})
 
 
-def _adapters(window: int) -> Train:
+def _adapters(window: int, compute: str) -> Train:
     sizes = {"steps": 1, "windows_per_step": 1, "micro_batch": 1, "window": window, "evaluate_every": 1}
-    return Train(train="lora", learning_rate=2e-4, warmup_steps=0, checkpointing=True, **sizes)
+    return Train(train="lora", learning_rate=2e-4, warmup_steps=0, checkpointing=True, compute=compute, **sizes)
 
 
 def _gib(size: float) -> str:

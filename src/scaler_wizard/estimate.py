@@ -11,11 +11,13 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
+from typing import Literal
 
 import numpy as np
 from threadpoolctl import threadpool_limits
 
 from scaler_wizard.architecture import Blueprint
+from scaler_wizard.hardware import Hardware
 from scaler_wizard.metrics import MeasureSpec
 from scaler_wizard.phases import RATES_TRIED, Estimate, Merge, Phase, Search, Train
 
@@ -245,7 +247,7 @@ def training_bytes(view: Blueprint, train: Train, *, new: int | None = None) -> 
     `new` is the number of parameters that learn where only new ones do; all of them where it is left out. Its constants
     were fitted to trainings by real workers (docs/log.md, benchmarks/fitting.py).
     """
-    size = 2 if narrow(view, train) else 4
+    size = 2 if narrow(train) else 4
     learning = learning_parameters(view, train, new)
     gradients, block = 4 * learning, _block_bytes(view, train, size)
     head = HEAD_BYTES * view.vocabulary * view.hidden * (train.train in ("all", "norms"))
@@ -274,9 +276,14 @@ def _block_bytes(view: Blueprint, train: Train, size: int) -> int:
     return int(train.micro_batch * train.window * layer_bytes(view, size, fused=fused) * times * part)
 
 
-def narrow(view: Blueprint, train: Train) -> bool:
-    """Whether the matrix products will run in bfloat16, as far as that is known before the trial that decides."""
-    return train.compute == "bfloat16" or (train.compute == "auto" and view.hidden >= NARROW_FROM)
+def narrow(train: Train) -> bool:
+    """Whether the matrix products will run in bfloat16, as far as that is known before they are timed."""
+    return (train.expects if train.compute == "auto" else train.compute) == "bfloat16"
+
+
+def expected_compute(view: Blueprint, hardware: Hardware) -> Literal["float32", "bfloat16"]:
+    """What a worker is expected to find faster."""
+    return "bfloat16" if hardware.has_bfloat16 and view.hidden >= NARROW_FROM else "float32"
 
 
 def learning_parameters(view: Blueprint, train: Train, new: int | None) -> int:

@@ -31,6 +31,10 @@ INSTRUCTIONS = {  # kernel's name: the usual one; those that decide how fast num
 }
 
 
+BFLOAT16 = frozenset({"AVX512-bf16", "AMX-bf16", "BF16"})
+"""Instruction sets for products in bfloat16."""
+
+
 class Hardware(Record):
     """A machine as a plan sees it."""
 
@@ -56,6 +60,11 @@ class Hardware(Record):
     """Every GPU that answers, the largest first."""
     disk_free_bytes: int
     """Free space where runs are written."""
+
+    @property
+    def has_bfloat16(self) -> bool:
+        """Whether something here is made for products in bfloat16; other processors do them, slower than in float32."""
+        return bool(self.vram_bytes) or not BFLOAT16.isdisjoint(self.instructions or ())
 
 
 def detect(where: Path, *, root: Path = ROOT) -> Hardware:

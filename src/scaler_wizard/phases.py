@@ -159,6 +159,8 @@ class Train(Record):
     """Held-out tokens that the arms are compared on; four windows at least."""
     compute: Literal["auto", "float32", "bfloat16"] = "auto"
     """Type of the matrix products; auto times both on this machine and takes the faster one, for both arms."""
+    expects: Literal["float32", "bfloat16"] = "float32"
+    """What auto will take, as far as a plan can tell: memory is counted by it."""
     checkpointing: bool = False
     """Recompute activations in the backward pass to save memory."""
     control: bool = True

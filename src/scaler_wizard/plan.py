@@ -27,6 +27,7 @@ from scaler_wizard.estimate import (
     TRIAL_STEPS,
     Tried,
     adapter_rank,
+    expected_compute,
     fitted,
     flops_per_second,
     healing_bytes,
@@ -109,8 +110,7 @@ class Setting:
     @property
     def item_bytes(self) -> int:
         """Bytes of a number while measuring: the worker takes bfloat16 where the machine is made for it."""
-        fast = {"AVX512-bf16", "AMX-bf16", "BF16"} & set(self.hardware.instructions or ())
-        return 2 if fast or self.hardware.vram_bytes else 4
+        return 2 if self.hardware.has_bfloat16 else 4
 
     @property
     def threads(self) -> int:
@@ -408,6 +408,7 @@ def train_settings(setting: Setting, heal: Heal, target: int, *, grows: bool) ->
         kernels=heal.kernels,
         long_share=heal.long_share,
         evaluate_every=max(1, steps // (8 if small else 4)),
+        expects=expected_compute(setting.base, setting.hardware),
         checkpointing=False,
         control=heal.control,
     )

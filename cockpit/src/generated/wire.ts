@@ -67,7 +67,7 @@ export interface Wish {
   /**
    * What learns; null lets the plan choose.
    */
-  train?: ("new" | "lora" | "all" | "nothing") | null;
+  train?: ("new" | "lora" | "norms" | "all" | "nothing") | null;
   /**
    * Tokens to learn from.
    */
@@ -950,7 +950,7 @@ export interface PlanView {
    */
   memoryLimitBytes: number;
   /**
-   * What learns in P3: new, lora, all; null without training.
+   * What learns in P3: new, lora, norms, all; null without training.
    */
   trains: string | null;
   /**

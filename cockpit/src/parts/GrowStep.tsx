@@ -13,7 +13,7 @@ const CARDS: { name: string; wish: Partial<Wish> }[] = [
   { name: "quick", wish: { parameters: null, context: "2x", train: "nothing", more: {} } },
 ];
 const WINDOWS = [1, 2, 4, 8, 16];
-const TRAINS = [null, "new", "lora", "all", "nothing"] as const;
+const TRAINS = [null, "new", "lora", "norms", "all", "nothing"] as const;
 const RANKS = [4, 8, 16, 32, 64, 128];
 
 const times = (text: string | null | undefined) => (text?.endsWith("x") ? Number(text.slice(0, -1)) : 1);

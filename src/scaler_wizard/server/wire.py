@@ -118,7 +118,7 @@ class PlanView(Payload):
     memory_limit_bytes: int
     """What the run may use at most."""
     trains: str | None
-    """What learns in P3: new, lora, all; null without training."""
+    """What learns in P3: new, lora, norms, all; null without training."""
     tokens: int | None
     """Tokens it learns from; null without training."""
     lora_rank: int | None
@@ -348,7 +348,7 @@ class Wish(Payload):
     """`kjv`, or the id of an upload."""
     name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{0,39}$")] | None = None
     """Beginning of the run's name."""
-    train: Literal["new", "lora", "all", "nothing"] | None = None
+    train: Literal["new", "lora", "norms", "all", "nothing"] | None = None
     """What learns; null lets the plan choose."""
     tokens: Annotated[str, Field(max_length=20)] | None = None
     """Tokens to learn from."""
