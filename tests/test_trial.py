@@ -5,6 +5,7 @@ import pytest
 
 from commands import scaler
 from machines import machine
+from scaler_wizard import trial
 from scaler_wizard.architecture import read_architecture
 from scaler_wizard.errors import ScalerError
 from scaler_wizard.estimate import Tried, read_beside, short
@@ -34,6 +35,23 @@ def test_a_trial_is_equal_for_trainings_whose_steps_cost_the_same() -> None:
     assert short(train) != short(train.model_copy(update={"control": False}))
 
 
+@pytest.mark.parametrize(("at_once", "steps", "tried"), [(16, 90, 3), (4, 90, 3), (2, 90, 5), (1, 90, 9), (1, 6, 6)])
+def test_a_trial_sees_several_windows(at_once: int, steps: int, tried: int) -> None:
+    train = trained(make_plan(recipe(), SOURCE, BASE, machine(16))).change
+    few = short(train.model_copy(update={"windows_per_step": at_once, "micro_batch": 1, "steps": steps}))
+    assert few.steps == few.evaluate_every == tried
+
+
+def test_a_trial_is_as_sure_as_its_steps_are_alike() -> None:
+    few = short(trained(make_plan(recipe(), SOURCE, BASE, machine(16))).change)
+    clock = trial._Clock(few, paces={"grown": [1.0, 2.0, 1.0, 2.0], "control": [1.0, 1.0, 1.0, 1.0]})
+    assert clock.step_seconds == 2.5
+    assert clock.band == pytest.approx(2 * 0.577 / 2 / 1.5, abs=1e-3)
+    assert trial._Clock(few, paces={"grown": [1.0]}).band == trial.LEAST_BAND
+    assert trial._Clock(few, paces={"grown": [1.0, 1.0]}).band == trial.LEAST_BAND
+    assert trial._Clock(few, paces={"grown": [1.0, 1.5]}).band == pytest.approx(0.5 / 1.25)
+
+
 def test_times_are_the_trials_own_and_what_is_left_of_the_training() -> None:
     train = trained(make_plan(recipe(), SOURCE, BASE, machine(16))).change
     tried = Tried(short(train), seconds=20.0, step_seconds=2.0, token_seconds=1e-4, memory_bytes=10**9, band=0.12)
@@ -48,9 +66,12 @@ def test_times_are_the_trials_own_and_what_is_left_of_the_training() -> None:
 
 def test_what_is_read_beside_counts_both_arms_and_every_evaluation() -> None:
     train = trained(make_plan(recipe(), SOURCE, BASE, machine(16))).change
-    plain = train.model_copy(update={"steps": 10, "evaluate_every": 4, "evaluate_tokens": 100, "held_out_tokens": 1000})
-    assert read_beside(plain) == 3 * 1000 + 2 * 4 * 100
-    assert read_beside(plain.model_copy(update={"control": False})) == 2 * 1000 + 4 * 100
+    plain = train.model_copy(
+        update={"steps": 10, "evaluate_every": 4, "evaluate_tokens": 1024, "held_out_tokens": 4096}
+    )
+    assert read_beside(plain) == 3 * 4096 + 2 * 4 * 1024
+    assert read_beside(plain.model_copy(update={"control": False})) == 2 * 4096 + 4 * 1024
+    assert read_beside(plain.model_copy(update={"evaluate_tokens": 1})) == 3 * 4096 + 2 * 4 * 4 * plain.window
 
 
 def test_the_worker_really_tries_the_training_and_leaves_nothing(

@@ -159,7 +159,7 @@ def plan(
     settings: Settings = None,
     explain: Annotated[bool, typer.Option("--explain", help="Say why this growth, and what else would do.")] = False,
     trial: Annotated[
-        bool, typer.Option("--trial", help="Try three steps of the training, for its time and memory on this machine.")
+        bool, typer.Option("--trial", help="Try a few steps of the training, for its time and memory on this machine.")
     ] = False,
     runs: Runs = RUNS,
     as_json: Json = False,
@@ -188,7 +188,7 @@ def run(
     approve_within_limits: Approve = False,
     trial: Annotated[
         bool | None,
-        typer.Option(help="Try three steps before; left out: of a recipe whose training is to take ten minutes."),
+        typer.Option(help="Try a few steps before; left out: of a recipe whose training is to take ten minutes."),
     ] = None,
     runs: Runs = RUNS,
 ) -> None:

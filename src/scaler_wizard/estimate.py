@@ -24,8 +24,9 @@ from scaler_wizard.phases import RATES_TRIED, Estimate, Merge, Phase, Search, Tr
 PROBE_SECONDS = 0.06
 MODEL_SHARE = 0.42
 """Share of the matrix product's rate that a whole forward pass reached (SmolLM2-135M, fp32, two cores)."""
-NARROW_SHARE = 1.6
-"""The same where the model is computed in bfloat16 on AMX tiles: one core, models of 5M and 14M parameters, trained."""
+NARROW_SHARES = {"AMX-bf16": 1.6, "AVX512-bf16": 1.0}
+"""The same where a model of width 256 and more is computed in bfloat16, by what the processor has for it: models of 5M
+and 14M parameters, trained on one core; of 20M and 90M on two (1.0 to 1.3)."""
 START_SECONDS = 4.5
 """Starting a worker: importing torch and transformers, loading a small model (about 4 processor seconds)."""
 PROCESS_BYTES = 470 * 2**20
@@ -46,8 +47,9 @@ HEAD_BYTES = 8
 """For each number of an embedding that learns and is the head as well: its gradient comes from two sides."""
 HOLES = 0.3
 """Of the gradients' size: they come while activations go, and do not fit into every place that these leave."""
-NARROW_FROM = 256
-"""Between a width of 128, where float32 trained faster, and of 576, where bfloat16 did (AVX512-bf16)."""
+NARROW_FROM, NARROW_PAYS = 128, 256
+"""Width from which bfloat16 is faster on a processor that is made for it (1.4 times at 128, AVX512-bf16), and from
+which it is faster by the shares above."""
 STEP_SECONDS = 0.02
 """Overhead of one optimiser step of a very small model."""
 
@@ -78,8 +80,9 @@ def flops_per_second(threads: int) -> float:
 
 def model_rate(view: Blueprint, threads: int, instructions: Sequence[str] | None) -> float:
     """Operations a second of this model, by its width and the processor's instruction sets."""
-    tiles = view.hidden >= NARROW_FROM and "AMX-bf16" in (instructions or ())
-    return flops_per_second(threads) * (NARROW_SHARE if tiles else MODEL_SHARE)
+    known = [share for name, share in NARROW_SHARES.items() if name in (instructions or ())]
+    share = max(known, default=MODEL_SHARE) if view.hidden >= NARROW_PAYS else MODEL_SHARE
+    return flops_per_second(threads) * share
 
 
 def forward_flops(view: Blueprint, work: Work) -> float:
@@ -128,7 +131,8 @@ def read_beside(train: Train) -> int:
     """Tokens that a training reads without learning, in all arms: held-out text before and after, evaluations."""
     arms = 2 if train.control else 1
     evaluations = 1 + math.ceil(train.steps / train.evaluate_every)
-    return (1 + arms) * train.held_out_tokens + arms * evaluations * train.evaluate_tokens
+    each = train.windows_of(train.evaluate_tokens)
+    return train.window * ((1 + arms) * train.windows_of(train.held_out_tokens) + arms * evaluations * each)
 
 
 def teacher_readings(train: Train) -> float:
@@ -146,8 +150,9 @@ def searching_steps(train: Train) -> float:
 # -- a trial ---------------------------------------------------------------------------------------------------------
 
 
-TRIAL_STEPS = 3
-"""The first warms up and does not count."""
+TRIAL_STEPS, TRIAL_WINDOWS = 3, 8
+"""Fewest of a trial, where the first step warms up and does not count: a window may be one text or many short ones, and
+takes up to half as long again as another."""
 
 
 @dataclass(frozen=True)
@@ -169,7 +174,7 @@ class Tried:
 
     def seconds_of(self, train: Train) -> float:
         """Wall time of the whole training: the trial, the steps that it did not make, the text that it did not read."""
-        steps = train.steps + searching_steps(train) - TRIAL_STEPS
+        steps = train.steps + searching_steps(train) - self.train.steps
         more = read_beside(train) - read_beside(self.train)
         return self.seconds + steps * self.step_seconds + more * self.token_seconds
 
@@ -181,7 +186,9 @@ class Tried:
 def short(train: Train) -> Train:
     """A training with few steps and little to read beside; equal for trainings whose steps cost the same."""
     few = {"evaluate_tokens": 4 * train.window, "held_out_tokens": 4 * train.window}
-    changes = {"steps": TRIAL_STEPS, "warmup_steps": 0, "evaluate_every": TRIAL_STEPS, "target": None}
+    windows = 1 + math.ceil(TRIAL_WINDOWS / train.windows_per_step)
+    steps = max(TRIAL_STEPS, min(windows, train.steps))
+    changes = {"steps": steps, "warmup_steps": 0, "evaluate_every": steps, "target": None}
     same = {"lora_restarts": 0, "find_rate": False, "when": "always"}
     return train.model_copy(update={**few, **changes, **same})
 

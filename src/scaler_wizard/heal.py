@@ -158,7 +158,7 @@ def _texts(task: Task, settings: Train) -> Texts:
     corpus, tokenizer = load_corpus(task.data), load_tokenizer(task.current)
 
     def cut(part: Any, tokens: int) -> Tokens:
-        return windows(encode(part, tokenizer), settings.window, limit=max(4, tokens // settings.window))
+        return windows(encode(part, tokenizer), settings.window, limit=settings.windows_of(tokens))
 
     encoded = encode(corpus.train, tokenizer)
     times = times_read(

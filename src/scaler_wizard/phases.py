@@ -173,6 +173,10 @@ class Train(Record):
         check_adapters(self)
         return self
 
+    def windows_of(self, tokens: int) -> int:
+        """Windows that are read where `tokens` are to be read without learning: four at least, however long."""
+        return max(4, tokens // self.window)
+
 
 class Merge(Record):
     """P4: merge the grown model with others, and judge the merge against each of them."""

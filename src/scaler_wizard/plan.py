@@ -24,7 +24,6 @@ from scaler_wizard.errors import ScalerError
 from scaler_wizard.estimate import (
     LEAST_RANK,
     START_SECONDS,
-    TRIAL_STEPS,
     Tried,
     adapter_rank,
     expected_compute,
@@ -485,7 +484,7 @@ def _training(setting: Setting, view: Blueprint, train: Train, spec: MeasureSpec
                 seconds=tried.seconds_of(train) + after,
                 memory_bytes=max(tried.memory_bytes, measuring),
                 disk_bytes=_bytes(view) + 4 * 2**20,
-                basis=f"a trial of {TRIAL_STEPS} steps on {setting.threads} threads just now",
+                basis=f"a trial of {tried.train.steps} steps on {setting.threads} threads just now",
                 band=tried.band,
             )
     extra = training_flops(view, setting.base, train)

@@ -1,4 +1,4 @@
-"""A trial before a run: three steps of the plan's own training by the very worker that a run starts, timed and thrown
+"""A trial before a run: a few steps of the plan's own training by the very worker that a run starts, timed and thrown
 away, so that its time and memory are measured on this machine rather than counted (`scaler plan --trial`).
 
 The model is really grown, into a temporary folder. Not covered: phases that only measure keep their counted operations,
@@ -7,6 +7,7 @@ at the rate that the trial's own reading had.
 
 from __future__ import annotations
 
+import math
 import os
 import sys
 import tempfile
@@ -14,10 +15,11 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from statistics import mean, stdev
 
 from scaler_wizard.architecture import read_architecture
 from scaler_wizard.errors import ScalerError
-from scaler_wizard.estimate import TRIAL_STEPS, Tried, short
+from scaler_wizard.estimate import Tried, short
 from scaler_wizard.events import Evaluated, Failed, Step, WorkerEvent, worker_event
 from scaler_wizard.executors.local import start
 from scaler_wizard.grow import grow_program
@@ -35,14 +37,14 @@ NOTHING = Estimate(seconds=None, memory_bytes=None, disk_bytes=None, basis="a tr
 
 
 def try_out(plan: Plan, *, threads: int, memory_limit: int, told: Callable[[str], None]) -> tuple[Tried, ...]:
-    """Three steps of every training of a plan that differs from the others. Raises ScalerError where one fails."""
+    """A few steps of every training of a plan that differs from the others. Raises ScalerError where one fails."""
     found: list[Tried] = []
     with tempfile.TemporaryDirectory(prefix="scaler-trial-") as scratch:
         for number, train in enumerate(_different(plan)):
-            told(f"A trial of {TRIAL_STEPS} steps: {train.windows_per_step} windows of {train.window} tokens each ...")
-            room = Path(scratch) / str(number)
-            task = training_task(plan, short(train), room, threads=threads, memory_limit=memory_limit)
-            found.append(_tried(train, task, room))
+            few, room = short(train), Path(scratch) / str(number)
+            told(f"A trial of {few.steps} steps: {few.windows_per_step} windows of {few.window} tokens each ...")
+            task = training_task(plan, few, room, threads=threads, memory_limit=memory_limit)
+            found.append(_tried(few, task, room))
     return tuple(found)
 
 
@@ -94,8 +96,7 @@ def training_task(plan: Plan, train: Train, room: Path, *, threads: int, memory_
 class _Clock:
     """When what was said."""
 
-    tokens: int
-    """Tokens of a step."""
+    train: Train
     begun: float = field(default_factory=time.monotonic)
     paces: dict[str, list[float]] = field(default_factory=dict)
     """Seconds of each arm's steps after its first."""
@@ -106,23 +107,27 @@ class _Clock:
     def hear(self, event: WorkerEvent) -> None:
         now = time.monotonic()
         if isinstance(event, Step) and event.step > 1 and event.tokens_per_second:
-            self.paces.setdefault(event.arm, []).append(self.tokens / event.tokens_per_second)
+            self.paces.setdefault(event.arm, []).append(
+                self.train.windows_per_step * self.train.window / event.tokens_per_second
+            )
             self._stepped = now
-        if isinstance(event, Evaluated) and event.step == TRIAL_STEPS:
+        if isinstance(event, Evaluated) and event.step == self.train.steps:
             self.reading.append(now - self._stepped)
 
     @property
     def step_seconds(self) -> float:
-        return sum(sum(paces) / len(paces) for paces in self.paces.values())
+        return sum(map(mean, self.paces.values()))
 
     @property
     def band(self) -> float:
-        """How far the steps of an arm were apart."""
-        return max(LEAST_BAND, *((max(paces) - min(paces)) / max(paces) for paces in self.paces.values()))
+        """Twice the standard error of an arm's mean step, as a share of it: of two steps, how far they are apart."""
+        several = [paces for paces in self.paces.values() if len(paces) > 1]  # of very short steps not all are told
+        errors = [2 * stdev(paces) / math.sqrt(len(paces)) / mean(paces) for paces in several]
+        return max([LEAST_BAND, *errors])
 
 
 def _tried(train: Train, task: Task, room: Path) -> Tried:
-    file, clock = room / "task.json", _Clock(train.windows_per_step * train.window)
+    file, clock = room / "task.json", _Clock(train)
     file.write_text(to_json(task), encoding="utf-8")
     worker, largest = start(file, room / "worker.log", threads=task.threads), 0
     assert worker.stdout is not None
@@ -137,10 +142,10 @@ def _tried(train: Train, task: Task, room: Path) -> Tried:
     if worker.returncode or not clock.reading:
         raise ScalerError("the trial ended early", "leave --trial out: the plan is then made by counting")
     return Tried(
-        train=short(train),
+        train=train,
         seconds=time.monotonic() - clock.begun,
         step_seconds=clock.step_seconds,
-        token_seconds=sum(clock.reading) / (len(clock.reading) * short(train).evaluate_tokens),
+        token_seconds=sum(clock.reading) / (len(clock.reading) * train.evaluate_tokens),
         memory_bytes=largest or used.ru_maxrss * (1 if sys.platform == "darwin" else 1024),
         band=clock.band,
     )
