@@ -84,3 +84,17 @@ def test_pieces_are_read_without_a_mask_and_the_model_is_left_as_it_was(tmp_path
     slides = load_model(make(tmp_path / "slides", "gemma2"), dtype="float32")
     with onward(slides):
         assert slides.config._attn_implementation != "onward"
+
+
+def test_in_bfloat16_pieces_are_read_by_tiles_as_exactly_as_by_torchs_kernel(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = make(tmp_path / "model", max_position_embeddings=512)
+    text = np.random.default_rng(0).integers(0, 64, (1, 300)).astype(np.int32)
+    exact = reference(folder, text)
+    monkeypatch.setattr(perplexity, "CHUNK", 70)
+    tiles = token_nll(load_model(folder, dtype="bfloat16"), text)
+    monkeypatch.setattr("scaler_wizard.evals.onward.FEW", 1000)
+    kernel = token_nll(load_model(folder, dtype="bfloat16"), text)
+    assert not np.array_equal(tiles, kernel)
+    assert np.abs(tiles - exact).mean() < 1.2 * np.abs(kernel - exact).mean()

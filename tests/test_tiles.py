@@ -95,6 +95,22 @@ def test_the_same_is_found_in_float32_up_to_its_rounding() -> None:
     assert max(errors(with_slopes(by_tiles, sides, pull, 100, torch.float32), exact)) < 1e-5
 
 
+@pytest.mark.parametrize("window", [None, 90])
+@pytest.mark.parametrize("tokens", [1, 17, 64, 100, 299])
+def test_the_end_of_a_text_sees_what_stands_before_it(tokens: int, window: int | None) -> None:
+    (query, key, value), pull = draw(2, 6, 2, 300, 32)
+    whole = by_tiles((query, key, value), window)[:, :, -tokens:]
+    sides, pull = (query[:, :, -tokens:], key, value), pull[:, :, -tokens:]
+    assert errors((by_tiles(sides, window),), (whole.double(),))[0] < 4e-3
+
+    def piecewise(leaves: Sides, window: int | None) -> torch.Tensor:
+        mask = seen(300, window)[-tokens:]
+        return scaled_dot_product_attention(*leaves, attn_mask=mask, enable_gqa=True)
+
+    exact = with_slopes(piecewise, sides, pull, window, torch.float64)
+    assert max(errors(with_slopes(by_tiles, sides, pull, window, torch.bfloat16), exact)) < 8e-3
+
+
 def test_nobody_sees_what_comes_later_or_lies_before_the_window() -> None:
     (query, key, value), _ = draw(1, 2, 1, 200, 16)
     before = attend_by_tiles(query, key, value, scaling=0.25, window=50)
@@ -117,7 +133,7 @@ def test_few_widths_serve_every_length() -> None:
     widths = {
         tile.keys.shape[1]
         for tokens in range(1, 1025)
-        for layout in [tiles._Layout(kv_heads=1, length=tokens, rows=64, window=None)]
+        for layout in [tiles._Layout(kv_heads=1, length=tokens, before=0, rows=64, window=None)]
         for empty in [torch.empty(1, 1, tokens, 8)]
         for *_, tile in layout.tiles(layout.queries(empty), layout.keys(empty[0]), 1.0)
     }
@@ -138,7 +154,7 @@ def test_a_model_in_bfloat16_attends_by_tiles(
             return (model(input_ids=ids, position_ids=positions, pieces=pieces, use_cache=False).logits[0],)
 
     exact, ours = read(torch.float32), read()
-    monkeypatch.setattr(attention, "_computes_bfloat16", lambda _: False)
+    monkeypatch.setattr(attention, "computes_bfloat16", lambda _: False)
     theirs = read()
     assert not torch.equal(ours[0], theirs[0])
     assert errors(ours, exact)[0] < 1.3 * errors(theirs, exact)[0]

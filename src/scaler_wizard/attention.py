@@ -154,7 +154,7 @@ def _causal(
     """Each of (pieces, heads, tokens, dim) by itself."""
     length, grouped = query.shape[2], query.shape[1] != key.shape[1]
     windowed = window is not None and window < length
-    if softcap is None and _computes_bfloat16(query):
+    if softcap is None and computes_bfloat16(query):
         parts = [part.to(torch.bfloat16) for part in (query, key, value)]
         return attend_by_tiles(*parts, scaling=scaling or query.shape[-1] ** -0.5, window=window if windowed else None)
     if softcap is None and not windowed:
@@ -167,7 +167,7 @@ def _causal(
     return _capped(query, key, value, allowed, scaling=scaling, softcap=softcap)
 
 
-def _computes_bfloat16(query: torch.Tensor) -> bool:
+def computes_bfloat16(query: torch.Tensor) -> bool:
     """Whether products are made in bfloat16 on a processor, where tiles are faster than torch's own kernel."""
     if query.device.type != "cpu":
         return False

@@ -33,7 +33,7 @@ ELEMENTS = 2**21
 def attend_by_tiles(
     query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, *, scaling: float, window: int | None = None
 ) -> torch.Tensor:
-    """Query (pieces, heads, tokens, dim), key and value (pieces, kv_heads, tokens, dim) -> like query.
+    """Query (pieces, heads, tokens, dim), key and value (pieces, kv_heads, before + tokens, dim) -> like query.
 
     Each token sees itself and those before it; with a window only the last `window` of these.
     """
@@ -90,16 +90,18 @@ class _Layout:
 
     kv_heads: int
     length: int
+    """Queries."""
+    before: int
+    """Keys that stand before the first query's own."""
     rows: int
     """Queries of a tile."""
     window: int | None
 
     @classmethod
     def of(cls, query: torch.Tensor, key: torch.Tensor, window: int | None) -> _Layout:
-        length = query.shape[2]
-        power = max(16, _up_to_power(length))
-        rows = max(min(power, FEWEST_ROWS), min(power // 8, MOST_ROWS))
-        return cls(key.shape[1], length, rows, window)
+        length, seen = query.shape[2], key.shape[2]
+        rows = max(FEWEST_ROWS, min(_up_to_power(seen) // 8, MOST_ROWS))
+        return cls(key.shape[1], length, seen - length, min(rows, max(16, _up_to_power(length))), window)
 
     def queries(self, some: torch.Tensor) -> torch.Tensor:
         """(pieces, heads, tokens, dim) -> (pieces * kv_heads, heads of each, whole tiles, dim)."""
@@ -108,11 +110,12 @@ class _Layout:
 
     def keys(self, some: torch.Tensor) -> torch.Tensor:
         """(pieces, kv_heads, tokens, dim) -> (pieces * kv_heads, tokens and more, dim)."""
-        return pad(some.flatten(0, 1), (0, 0, 0, self._filled(self.length) - self.length)).contiguous()
+        more = self._filled(self.before + self.length) - some.shape[2]
+        return pad(some.flatten(0, 1), (0, 0, 0, more)).contiguous()
 
     def back(self, found: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
         """What was filled up is left off."""
-        return found.narrow(-2, 0, self.length).reshape(like.shape)
+        return found.narrow(-2, 0, like.shape[-2]).reshape(like.shape)
 
     def tiles(
         self, asked: torch.Tensor, keys: torch.Tensor, scaling: float
@@ -124,9 +127,11 @@ class _Layout:
         step = min(batch, max(1, ELEMENTS // size))
         stairs, room = _stairs(self.rows, widest, self.window, asked.dtype), asked.new_empty(2, step * size)
         for start in range(0, tokens, self.rows):
-            first = 0 if self.window is None else max(0, start + 1 - self.window) // self.rows * self.rows
-            rows, seen = slice(start, start + self.rows), slice(first, first + self._filled(start + self.rows - first))
-            mask = stairs[:, widest - start :][:, seen]
+            own = self.before + start
+            first = 0 if self.window is None else max(0, own + 1 - self.window) // self.rows * self.rows
+            last = min(first + self._filled(own + self.rows - first), widest)
+            rows, seen = slice(start, start + self.rows), slice(first, last)
+            mask = stairs[:, widest - own :][:, seen]
             for part in (slice(at, at + step) for at in range(0, batch, step)):
                 yield part, rows, seen, _Tile(asked[part, :, rows], keys[part, seen], mask, scaling, room)
 

@@ -2,7 +2,7 @@
 
 Transformers masks such a piece, so the kernel also works on what is hidden, and copies the cache for grouped heads.
 Here the two parts are attended apart, the cache without a mask and the piece causally, and joined by the logarithms of
-their softmax's sums, as blocks are in FlashAttention (arXiv:2205.14135, section 3.1).
+their softmax's sums, as blocks are in FlashAttention (arXiv:2205.14135, section 3.1). In bfloat16 tiles see both.
 """
 
 from __future__ import annotations
@@ -14,9 +14,12 @@ from typing import Any
 import torch
 from torch.nn.functional import scaled_dot_product_attention
 
-from scaler_wizard.attention import attending
+from scaler_wizard.attention import attending, computes_bfloat16
+from scaler_wizard.tiles import attend_by_tiles
 
 NAME = "onward"
+FEW = 16
+"""Tokens of a piece that are not worth a tile."""
 
 
 @contextmanager
@@ -50,6 +53,8 @@ def _attend(
 ) -> tuple[torch.Tensor, None]:
     """query (n, heads, tokens, dim), key and value (n, kv_heads, before + tokens, dim) -> (n, tokens, heads, dim)."""
     assert attention_mask is None
+    if computes_bfloat16(query) and query.shape[2] >= FEW:
+        return attend_by_tiles(query, key, value, scaling=scaling or query.shape[-1] ** -0.5).transpose(1, 2), None
     before = key.shape[2] - query.shape[2]
     grouped = query.shape[1] != key.shape[1]
     if before == 0:
