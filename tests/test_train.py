@@ -378,6 +378,20 @@ def test_after_three_steps_it_says_how_long_the_rest_takes(room: Room) -> None:
     assert room.told(Note) == []
 
 
+@pytest.mark.parametrize(
+    ("work", "micro_batch", "pieces"),
+    [(2**32, 2, (32, 32)), (2**32, 100, (32,) * 25), (1, 100, (32,) * 8), (1, 2, (32, 32))],
+)
+def test_a_type_to_compute_in_is_tried_on_as_much_text_as_the_model_is_small(
+    room: Room, monkeypatch: pytest.MonkeyPatch, work: int, micro_batch: int, pieces: tuple[int, ...]
+) -> None:
+    """A whole micro-batch at most; here the text has 25 windows."""
+    monkeypatch.setattr("scaler_wizard.train.PROBE_WORK", work)
+    sample = room.trainer(settings(micro_batch=micro_batch, windows_per_step=micro_batch))._sample()
+    assert sample.pieces == pieces and sample.ids.shape == sample.positions.shape == (1, sum(pieces))
+    assert int(sample.positions.max()) == 31
+
+
 def test_a_type_to_compute_in_is_chosen_by_trying_and_remembered(room: Room) -> None:
     trainer = room.trainer(settings(), stop_after=2)
     trainer.compute = None

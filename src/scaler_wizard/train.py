@@ -41,7 +41,8 @@ SNAPSHOT_SHARE = 0.05
 """Largest part of the time that goes into snapshots of large models."""
 FORETOLD_BY = 3
 """Steps after which the training says how long it will take."""
-PROBE_TOKENS = 256
+PROBE_TOKENS, PROBE_WORK = (256, 2048), 2**32
+"""Tokens that a type of matrix product is tried on: between these, and as many as parameters make up this together."""
 PROBES = 3
 EVENT_SECONDS = 0.25
 BETAS = (0.9, 0.95)
@@ -310,11 +311,19 @@ class Trainer:
         if self.compute is None and self.model.device.type == "cuda":
             self.compute = torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float32
         if self.compute is None:
-            ids = torch.from_numpy(self.text.windows.ids[:1, :PROBE_TOKENS].astype("int64"))
-            batch = Batch(ids, torch.arange(ids.shape[1])[None], (ids.shape[1],))
+            batch = self._sample()
             seconds = {dtype: self._time(batch, dtype) for dtype in (torch.float32, torch.bfloat16)}
             self.compute = min(seconds, key=lambda dtype: seconds[dtype])
         return self.compute
+
+    def _sample(self) -> Batch:
+        """Some text to time a step on: the smaller the model, the more, since a few tokens do not show its pace."""
+        most = PROBE_WORK // sum(parameter.numel() for parameter in self.model.parameters())
+        most = min(max(most, PROBE_TOKENS[0]), PROBE_TOKENS[1], self.settings.micro_batch * self.settings.window)
+        ids = self.text.windows.ids[:, :most]
+        ids = torch.from_numpy(ids[: max(1, most // ids.shape[1])].astype("int64"))
+        positions = torch.arange(ids.shape[1]).repeat(len(ids))
+        return Batch(ids.flatten()[None], positions[None], (ids.shape[1],) * len(ids))
 
     def _time(self, batch: Batch, dtype: torch.dtype) -> float:
         self.compute, seconds = dtype, []
