@@ -392,6 +392,18 @@ def test_a_type_to_compute_in_is_tried_on_as_much_text_as_the_model_is_small(
     assert int(sample.positions.max()) == 31
 
 
+def test_bfloat16_is_not_tried_on_a_processor_without_instructions_for_it(
+    room: Room, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trainer = room.trainer(settings())
+    tried: list[torch.dtype] = []
+    monkeypatch.setattr(trainer, "_time", lambda batch, dtype: tried.append(dtype) or len(tried))
+    for knows, then in ((False, []), (None, [torch.float32, torch.bfloat16])):
+        monkeypatch.setattr("scaler_wizard.train.processor_has_bfloat16", lambda knows=knows: knows)
+        trainer.compute = None
+        assert trainer._compute() == torch.float32 and tried == then
+
+
 def test_a_type_to_compute_in_is_chosen_by_trying_and_remembered(room: Room) -> None:
     trainer = room.trainer(settings(), stop_after=2)
     trainer.compute = None

@@ -37,10 +37,19 @@ export function wake(language: Language): void {
   const said = new SpeechSynthesisUtterance(SILENCE);
   Object.assign(said, { volume: 0, lang: language, voice: voiceFor(speech, language) ?? null });
   said.onerror = ({ error }) => {
-    // Some browsers let no page speak before it is touched.
-    if (error === "not-allowed") addEventListener("pointerdown", () => wake(language), { once: true });
+    if (error === "not-allowed") whenTouched(() => wake(language)); // some browsers let no page speak before
   };
   speech.speak(said);
+}
+
+/** Once, at the first click or key. */
+function whenTouched(then: () => void): void {
+  const waiting = new AbortController();
+  const touched = () => {
+    waiting.abort();
+    then();
+  };
+  for (const kind of ["pointerdown", "keydown"]) addEventListener(kind, touched, { signal: waiting.signal });
 }
 
 /** Speak, then call `end` once; the returned function stops at once. */

@@ -111,6 +111,12 @@ def _ram(root: Path) -> tuple[int, str, int]:
 
 
 @cache
+def processor_has_bfloat16(root: Path = ROOT) -> bool | None:
+    """Whether the processor has instructions for products in bfloat16; None where nothing says."""
+    instructions = _processor(root)[1]
+    return None if instructions is None else not BFLOAT16.isdisjoint(instructions)
+
+
 def _processor(root: Path) -> tuple[str | None, tuple[str, ...] | None]:
     """Name and instruction sets, from the kernel."""
     if platform.system() == "Darwin" and root == ROOT:

@@ -25,6 +25,7 @@ from scaler_wizard.ceiling import hand_back
 from scaler_wizard.distill import View, distilled_loss
 from scaler_wizard.events import Evaluated, Note, Step, Telegram, WorkerEvent
 from scaler_wizard.failpoints import reach
+from scaler_wizard.hardware import processor_has_bfloat16
 from scaler_wizard.imitate import Imitation, Inside, watched
 from scaler_wizard.lora import restart_lora
 from scaler_wizard.losses import linear_cross_entropy
@@ -306,10 +307,13 @@ class Trainer:
     def _compute(self) -> torch.dtype:
         """What the matrix products run in; where nobody chose, both are timed on a short text, forward and backward.
 
-        A matrix product alone does not tell: with narrow layers bfloat16 loses more in between than it wins in them.
+        On a processor without instructions for bfloat16 it is not even tried: it takes many times as long there. A
+        matrix product alone does not tell: with narrow layers bfloat16 loses more in between than it wins in them.
         """
         if self.compute is None and self.model.device.type == "cuda":
             self.compute = torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float32
+        if self.compute is None and processor_has_bfloat16() is False:
+            self.compute = torch.float32
         if self.compute is None:
             batch = self._sample()
             seconds = {dtype: self._time(batch, dtype) for dtype in (torch.float32, torch.bfloat16)}

@@ -217,6 +217,31 @@ def test_an_alert_is_spoken_within_a_second_in_every_language(
     assert words in spoken["text"]
 
 
+REFUSING = """
+    window.woken = [];
+    let touched = false;
+    for (const kind of ["pointerdown", "keydown"]) addEventListener(kind, () => (touched = true), { capture: true });
+    const speak = speechSynthesis.speak;
+    speechSynthesis.speak = said => {
+      window.woken.push(touched);
+      if (touched) speak(said);
+      else said.onerror({ error: "not-allowed" });
+    };
+"""
+
+
+@pytest.mark.parametrize("touch", [lambda page: page.keyboard.press("Shift+a"), lambda page: page.mouse.click(5, 300)])
+def test_a_voice_that_may_not_speak_yet_is_woken_by_the_first_touch(
+    server: Served, run: Run, context: Any, open_page: Open, touch: Any
+) -> None:
+    context.add_init_script(RECORDER + REFUSING + f"localStorage.setItem('scaler-wizard', '{_settings('en')}');")
+    page = open_page(server, f"#/run/{run.id}")
+    assert page.evaluate("window.woken") == [False]
+    for _ in range(2):
+        touch(page)
+    assert page.evaluate("window.woken") == [False, True]
+
+
 def _settings(language: str) -> str:
     return json.dumps({"language": language, "voice": True})
 
